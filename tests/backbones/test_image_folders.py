@@ -32,6 +32,7 @@ from tests.backbones.image_networks import (
     write_image_folder,
 )
 from tests.backbones.whole_chain import X, Y, difference, trained_stages, whole_chain
+from tests.support import NotedImages
 
 EVERYDAY = ["dinov2 with registers", "dinov3 vit", "clip", "resnet"]
 
@@ -207,16 +208,14 @@ def change(folder, file, **settings):
         {"size": {"shortest_edge": 90}},
     ],
 )
-def test_a_changed_preprocessing_is_noticed(settings, folder_of, tmp_path, monkeypatch):
+def test_a_changed_preprocessing_is_noticed(settings, folder_of, tmp_path):
     folder = shutil.copytree(folder_of("clip"), tmp_path / "clip")
     backbone = load_backbone(f"hf:{folder}")
-    modality, opened = type(backbone.modality), []
-    open_one = modality.open
-    monkeypatch.setattr(modality, "open", lambda self, x: opened.append(x) or open_one(self, x))
+    backbone.modality = noted = NotedImages()
     stored = pickle.dumps(backbone)
     assert pickle.dumps(backbone) == stored
     assert pickle.loads(stored).fingerprint == backbone.fingerprint
-    assert len(opened) == 1  # the fixed sample whose output is compared
+    assert len(noted.opened) == 1  # the fixed sample whose output is compared
     model = PretrainedFeatureExtractor(backbone).fit(X)
     sktransfer.save(model, tmp_path / "a.skt")
     sktransfer.load(tmp_path / "a.skt")

@@ -7,6 +7,7 @@ from torch import fx, nn
 from torchvision import models
 
 from sktransfer import FineTunedClassifier, PretrainedFeatureExtractor, list_layers, load_backbone
+from sktransfer.backbones import Backbone
 from sktransfer.backbones.layers import penultimate
 from sktransfer.engines import torch as torch_engine
 from sktransfer.engines.torch import FusedConvolution, cast, fold, fuse_convolutions, is_supported
@@ -456,7 +457,8 @@ class Unique(nn.Module):
 @pytest.mark.parametrize("last", [Constant, Unique])
 def test_what_does_not_run_with_cast_weights_uses_autocast(last, monkeypatch, recwarn):
     monkeypatch.setattr(torch_engine, "has_bfloat16", lambda: True)
-    backbone = load_backbone(nn.Sequential(nn.Conv2d(3, 4, 1), last()), preprocess=TINY_SIZE)
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), last())
+    backbone = Backbone("small", network, preprocess=TINY_SIZE)  # load_backbone copies networks
     made = low_engine_of(backbone, list_layers(backbone)[-1])
     x = noise(2, 3, 16, 16)
     (found,), (wanted,) = (

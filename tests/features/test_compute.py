@@ -26,7 +26,7 @@ from sktransfer import (
 from sktransfer.features import Output, compute_outputs
 from sktransfer.features import compute as compute_module
 from sktransfer.features.compute import FirstPositions, Loader
-from tests.support import TINY_SIZE, TinyNet, Vectors, images, tiny_backbone
+from tests.support import TINY_SIZE, NotedImages, TinyNet, Vectors, images, tiny_backbone
 
 LITE = "efficientnet_lite0"
 
@@ -403,35 +403,28 @@ def test_several_outputs_are_what_each_is_alone(settings, with_store, store):
             np.testing.assert_allclose(table, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.fixture
-def opened(monkeypatch):
-    """The samples that were opened, in order."""
-    found, modality = [], type(tiny_backbone().modality)
-    open_one = modality.open
-    monkeypatch.setattr(modality, "open", lambda self, x: (found.append(x), open_one(self, x))[1])
-    return found
-
-
-def test_several_outputs_open_a_sample_once_and_run_each_network_once(opened, counted):
-    compute_outputs(images(5), several(tiny_backbone()))
-    assert len(opened) == 5
+def test_several_outputs_open_a_sample_once_and_run_each_network_once(counted):
+    noted = NotedImages()
+    compute_outputs(images(5), several(tiny_backbone(modality=noted)))
+    assert len(noted.opened) == 5
     assert counted == [5, 5, 5]  # three sizes
 
 
 @pytest.mark.slow
-def test_only_what_is_missing_is_opened_and_run(opened, counted, store):
-    X, backbone = images(6), tiny_backbone()
+def test_only_what_is_missing_is_opened_and_run(counted, store):
+    X, noted = images(6), NotedImages()
+    backbone = tiny_backbone(modality=noted)
     first, second, _, third, *_ = several(backbone)
     compute_outputs(X[:4], [first], store=store)
     compute_outputs(X[:2], [second], store=store)
     compute_outputs(X[:4], [third], store=store)
-    opened.clear(), counted.clear()
+    noted.opened.clear(), counted.clear()
     compute_outputs(X, [first, second, third], store=store)
-    assert len(opened) == 4
+    assert len(noted.opened) == 4
     assert counted == [2, 4, 2]
     compute_outputs(X, [third, first, second], store=store)
     compute_outputs(X, [second], store=store)
-    assert (len(opened), len(counted)) == (4, 3)
+    assert (len(noted.opened), len(counted)) == (4, 3)
 
 
 def test_outputs_of_one_network_share_the_store_with_each_alone(counted, store):
@@ -453,10 +446,11 @@ def test_what_is_put_aside_is_found_later_and_not_returned(counted, store):
     np.testing.assert_array_equal(kept, compute_outputs(X, [whole])[0])
 
 
-def test_several_networks_of_one_modality_may_be_given(opened):
-    X, backbones = images(3), [tiny_backbone(seed) for seed in (0, 1)]
+def test_several_networks_of_one_modality_may_be_given():
+    X, noted = images(3), NotedImages()
+    backbones = [tiny_backbone(seed, modality=noted) for seed in (0, 1)]
     tables = compute_outputs(X, [Output(backbone, "4") for backbone in backbones])
-    assert len(opened) == 3
+    assert len(noted.opened) == 3
     for table, backbone in zip(tables, backbones, strict=True):
         np.testing.assert_allclose(table, plain(X, backbone), rtol=1e-5, atol=1e-6)
 

@@ -8,9 +8,8 @@ import torch
 
 from sktransfer import PretrainedFeatureExtractor, load_backbone
 from sktransfer.features import Output, compute_outputs
-from sktransfer.features import compute as compute_module
 from sktransfer.features.compute import Loader, count_loaders
-from tests.support import Vectors, images, make_engine, tiny_backbone
+from tests.support import TINY_SIZE, NotedImages, TinyNet, Vectors, images, tiny_backbone
 
 
 def wait_for(condition):
@@ -75,16 +74,29 @@ def test_what_takes_no_time_does_not_wait_for_others(n_loaders):
         assert [*results] == [1, 2, 3, 4, 5]
 
 
-def test_arrays_in_the_store_start_no_thread(tmp_path, monkeypatch):
-    pictures, backbone = images(20), tiny_backbone()
-    extractor = PretrainedFeatureExtractor(backbone, memory=tmp_path, n_jobs=2)
-    expected = extractor.fit_transform(pictures)
+@pytest.fixture
+def refuse_threads(monkeypatch):
+    """A function after which no thread can be started."""
 
     def refuse(thread):
         raise AssertionError("a thread was started")
 
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    return lambda: monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+def test_arrays_in_the_store_start_no_thread(tmp_path, refuse_threads):
+    pictures, backbone = images(20), tiny_backbone()
+    extractor = PretrainedFeatureExtractor(backbone, memory=tmp_path, n_jobs=2)
+    expected = extractor.fit_transform(pictures)
+    refuse_threads()
     np.testing.assert_array_equal(extractor.transform(pictures), expected)
+
+
+def test_vectors_need_no_loader(refuse_threads):
+    X = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    extractor = PretrainedFeatureExtractor(load_backbone(Vectors()), layer=-1, n_jobs=2).fit(X)
+    refuse_threads()
+    assert extractor.transform(X).shape == (20, 32)
 
 
 def test_without_threads_nothing_is_computed_ahead():
@@ -141,49 +153,33 @@ def test_a_job_of_a_search_uses_one_loader():
         assert joblib.Parallel()(joblib.delayed(count)() for _ in range(2)) == [1, 1]
 
 
-@pytest.fixture
-def threads(monkeypatch):
-    """The names of the threads in which samples are opened."""
-    names, modality = [], type(tiny_backbone().modality)
-    open_one = modality.open
-
-    def noted(self, sample):
-        names.append(threading.current_thread().name)
-        return open_one(self, sample)
-
-    monkeypatch.setattr(modality, "open", noted)
-    return names
-
-
 @pytest.mark.parametrize(("n_jobs", "n_loaders"), [(None, 0), (1, 0), ("auto", 1), (2, 2)])
-def test_samples_are_opened_in_threads(n_jobs, n_loaders, threads, monkeypatch):
+def test_samples_are_opened_in_threads(n_jobs, n_loaders, monkeypatch):
     monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
-    X = images(150, (6, 6))
+    X, noted = images(150, (6, 6)), NotedImages()
     (expected,) = compute_outputs(X, [Output(tiny_backbone(), "4")])
-    threads.clear()
-    (found,) = compute_outputs(X, [Output(tiny_backbone(), "4")], n_jobs=n_jobs)
+    (found,) = compute_outputs(X, [Output(tiny_backbone(modality=noted), "4")], n_jobs=n_jobs)
     assert np.array_equal(found, expected)
-    assert len(threads) == 150
-    assert ("MainThread" in threads) == (n_loaders == 0)
-    assert len(set(threads)) <= max(1, n_loaders)
+    assert len(noted.threads) == 150
+    assert ("MainThread" in noted.threads) == (n_loaders == 0)
+    assert len(set(noted.threads)) <= max(1, n_loaders)
 
 
-def test_the_network_runs_while_later_samples_are_opened(threads, monkeypatch):
-    extractor = PretrainedFeatureExtractor(tiny_backbone(), n_jobs=2).fit(images(5))
-    engine = make_engine(extractor.backbone_, ("4",))
-    forward = type(engine).forward
+def test_the_network_runs_while_later_samples_are_opened():
+    noted, n_opened = NotedImages(), []
 
-    def patient(self, batch):
-        wait_for(lambda: len(threads) >= 40)
-        assert len(threads) == 40  # the batch has four samples
-        return forward(self, batch)
+    class Patient(torch.nn.Module):
+        """Waits in its first batch, which has four samples, until the others are opened."""
 
-    monkeypatch.setattr(type(engine), "forward", patient)
+        def forward(self, x):
+            if len(x) > 1:  # a condition, so that this is not traced
+                wait_for(lambda: len(noted.opened) >= 40)
+                n_opened.append(len(noted.opened))
+            return x
+
+    network = torch.nn.Sequential(Patient(), *TinyNet())
+    backbone = load_backbone(network, preprocess=TINY_SIZE, modality=noted)
+    extractor = PretrainedFeatureExtractor(backbone, n_jobs=2).fit(images(5))
+    noted.opened.clear()
     extractor.transform(images(40, (6, 6)))
-
-
-def test_vectors_need_no_loader(monkeypatch):
-    monkeypatch.setattr(compute_module, "ThreadPoolExecutor", None)
-    X = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
-    extractor = PretrainedFeatureExtractor(load_backbone(Vectors()), layer=-1, n_jobs=2).fit(X)
-    assert extractor.transform(X).shape == (20, 32)
+    assert set(n_opened) == {40}

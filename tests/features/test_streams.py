@@ -8,7 +8,7 @@ from PIL import Image
 
 from sktransfer import UnreadableSamplesError, load_backbone, load_word_vectors
 from sktransfer.features import Output, Stream, compute_inputs, compute_outputs
-from tests.support import TINY_SIZE, TinyNet, images, tiny_backbone
+from tests.support import TINY_SIZE, NotedImages, TinyNet, images, tiny_backbone
 
 
 def by_hand(X):
@@ -45,41 +45,34 @@ def test_an_interrupt_while_threads_end_is_raised():
             sys.setprofile(None)
 
 
-@pytest.fixture
-def opened(monkeypatch):
-    found, modality = [], type(tiny_backbone().modality)
-    open_one = modality.open
-    monkeypatch.setattr(modality, "open", lambda self, x: (found.append(x), open_one(self, x))[1])
-    return found
-
-
-def test_resized_images_are_kept_up_to_a_number_of_bytes(opened):
-    X = images(10, (30, 24))
-    stream = Stream(X, tiny_backbone(), keep_bytes=4 * 3 * 16 * 16 + 5)  # uint8
+def test_resized_images_are_kept_up_to_a_number_of_bytes():
+    X, noted = images(10, (30, 24)), NotedImages()
+    stream = Stream(X, tiny_backbone(modality=noted), keep_bytes=4 * 3 * 16 * 16 + 5)  # uint8
     stream[:], stream[:]
-    assert len(opened) == 10 + 6
+    assert len(noted.opened) == 10 + 6
     stream.forget()
     stream[:]
-    assert len(opened) == 26
+    assert len(noted.opened) == 26
 
 
-def test_images_of_another_type_are_not_kept_as_the_first(opened):
-    X = images(4, (30, 24))
+def test_images_of_another_type_are_not_kept_as_the_first():
+    X, noted = images(4, (30, 24)), NotedImages()
     X[2] = X[2] / np.float32(255)
-    stream = Stream(X, tiny_backbone(), keep_bytes=10**6)
+    stream = Stream(X, tiny_backbone(modality=noted), keep_bytes=10**6)
     for _ in range(2):
         assert np.array_equal(stream[:], by_hand(X))
-    assert len(opened) == 5
+    assert len(noted.opened) == 5
 
 
-def test_what_a_preprocessing_of_the_users_returns_is_kept(opened):
+def test_what_a_preprocessing_of_the_users_returns_is_kept():
     def half(image):
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)[:, :8, :8] / 510
 
-    X = images(5, (12, 12))
-    stream = Stream(X, load_backbone(TinyNet(), preprocess=half), keep_bytes=10**6)
+    X, noted = images(5, (12, 12)), NotedImages()
+    backbone = load_backbone(TinyNet(), preprocess=half, modality=noted)
+    stream = Stream(X, backbone, keep_bytes=10**6)
     assert np.array_equal(stream[:], stream[:])
-    assert len(opened) == 5
+    assert len(noted.opened) == 5
 
 
 def test_threads_keep_each_image_once_and_right():

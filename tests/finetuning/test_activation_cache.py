@@ -4,20 +4,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skorch.callbacks import Callback
+from torch import nn
 
 from sktransfer import Augmentation, FineTunedClassifier, UnreadableSamplesError, load_backbone
 from sktransfer.engines import as_batch
 from sktransfer.features import Stream
-from sktransfer.features import compute as compute_module
-from sktransfer.finetuning import dataset as dataset_module
-from sktransfer.finetuning.dataset import (
-    ActivationCache,
-    Activations,
-    TrainingDataset,
-    copy_rows,
-    seconds_on_disk,
-)
-from tests.support import TINY_SIZE, TinyNet, images, tiny_backbone
+from sktransfer.finetuning.dataset import Activations, TrainingDataset, copy_rows, seconds_on_disk
+from tests.support import TINY_SIZE, NotedImages, TinyNet, images, tiny_backbone
 
 SETTINGS = {"max_epochs": 2, "batch_size": 8, "lr": 1e-3, "random_state": 0}
 Y = np.arange(24) % 3
@@ -53,64 +47,69 @@ def test_training_from_images_is_bit_for_bit_training_from_their_inputs(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n_views", [3, None])
-def test_streams_of_views_train_as_tables_of_views(n_views, monkeypatch):
+def test_views_that_are_opened_ahead_train_as_those_opened_one_after_the_other(n_views):
     settings = SETTINGS | {"trainable": "all", "augment": Augmentation(n_views=n_views)}
     X = images(24, (30, 24))
     model = FineTunedClassifier(tiny_backbone(), n_jobs=2, **settings).fit(X, Y)
-    batches = Stream.batches
-    monkeypatch.setattr(
-        Stream, "batches", lambda self, at: (batches(self, [i]).send(None) for i in at)
-    )
     assert is_equal(model, FineTunedClassifier(tiny_backbone(), **settings).fit(X, Y))
 
 
-def test_each_epoch_opens_each_image_once_and_what_is_kept_never_again(monkeypatch):
-    opened, modality = [], type(tiny_backbone().modality)
-    open_one = modality.open
-    monkeypatch.setattr(modality, "open", lambda self, x: (opened.append(x), open_one(self, x))[1])
+def test_each_epoch_opens_each_image_once_and_what_is_kept_never_again():
     X = images(24, (30, 24))
     counts = []
     for max_cache_bytes in (0, 2**31):
-        opened.clear()
+        noted = NotedImages()
+        backbone = tiny_backbone(modality=noted)
         FineTunedClassifier(
-            tiny_backbone(), trainable="all", max_cache_bytes=max_cache_bytes, **SETTINGS
+            backbone, trainable="all", max_cache_bytes=max_cache_bytes, **SETTINGS
         ).fit(X, Y)
-        counts.append(len(opened))
+        counts.append(len(noted.opened))
     # The probe sample, the head, the loss before and after, and two epochs.
     assert 5 * 24 <= counts[0] <= 5 * 24 + 8
     assert counts[1] <= 24 + 8
 
 
+class Costly(nn.Module):
+    """A stage that takes much longer than writing its output and reading it again."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("matrix", torch.eye(700))
+
+    def forward(self, x):
+        return x + 0 * (self.matrix @ self.matrix)[0, 1]
+
+
+def fit_costly(max_cache_bytes=100, **settings):
+    network = nn.Sequential(Costly(), *TinyNet())
+    backbone = load_backbone(network, preprocess=TINY_SIZE, classes=["a", "b", "c"])
+    settings = SETTINGS | {"trainable": "3", "max_cache_bytes": max_cache_bytes} | settings
+    return FineTunedClassifier(backbone, **settings).fit(images(24, (30, 24)), Y)
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A function after which the disk of temporary files has no room."""
+    usage = type("Usage", (), {"free": 10})
+    return lambda: monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("views", [{}, {"augment": Augmentation(n_views=2)}])
-def test_the_place_of_activations_does_not_change_the_training(views, monkeypatch):
-    X, settings = images(24, (30, 24)), SETTINGS | {"trainable": "2", **views}
-    models = {}
-    for place in ("memory", "disk", "nowhere"):
-
-        def put(cache, *args, at=place):
-            cache.where = at
-            return {"place": at, "nbytes": 7, "seconds": {}}
-
-        monkeypatch.setattr(ActivationCache, "place", put)
-        models[place] = FineTunedClassifier(tiny_backbone(), **settings).fit(X, Y)
-        assert models[place].cache_["place"] == place
-        for found, wanted in zip(weights(models[place]), weights(models["memory"]), strict=True):
+def test_the_place_of_activations_does_not_change_the_training(views, full_disk):
+    models = {"memory": fit_costly(2**31, **views), "disk": fit_costly(**views)}
+    full_disk()
+    models["nowhere"] = fit_costly(**views)
+    assert [model.cache_["place"] for model in models.values()] == list(models)
+    for model in models.values():
+        for found, wanted in zip(weights(model), weights(models["memory"]), strict=True):
             np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
 
 
-def fit_above(monkeypatch, speed, **settings):
-    monkeypatch.setattr(dataset_module, "seconds_on_disk", lambda row_bytes: (speed, speed))
-    model = FineTunedClassifier(
-        tiny_backbone(), trainable="2", max_cache_bytes=100, **SETTINGS, **settings
-    )
-    return model.fit(images(24, (30, 24)), Y)
-
-
-@pytest.mark.parametrize(("speed", "place"), [(1e-12, "disk"), (1.0, "nowhere")])
-def test_above_the_limit_the_faster_place_is_taken_and_told(speed, place, monkeypatch, capsys):
+@pytest.mark.parametrize(("max_epochs", "place"), [(2, "disk"), (0, "nowhere")])
+def test_above_the_limit_the_faster_place_is_taken_and_told(max_epochs, place, capsys):
     pytest.importorskip("rich")
-    model = fit_above(monkeypatch, speed, verbose=1)
+    model = fit_costly(max_epochs=max_epochs, verbose=1)
     assert model.cache_["place"] == place
     assert model.cache_["nbytes"] == 24 * 8 * 7 * 7 * 4
     seconds = model.cache_["seconds"]
@@ -119,20 +118,21 @@ def test_above_the_limit_the_faster_place_is_taken_and_told(speed, place, monkey
     assert f"more than max_cache_bytes=100; they are {told}" in capsys.readouterr().out
 
 
-def test_without_room_on_the_disk_activations_are_computed_again(monkeypatch):
-    free = type("Usage", (), {"free": 10})
-    monkeypatch.setattr(dataset_module.shutil, "disk_usage", lambda folder: free)
-    model = fit_above(monkeypatch, 1e-12)
+def test_without_room_on_the_disk_activations_are_computed_again(full_disk):
+    full_disk()
+    model = fit_costly()
     assert model.cache_ == {"place": "nowhere", "nbytes": 24 * 8 * 7 * 7 * 4, "seconds": {}}
 
 
-def test_a_table_on_disk_is_in_a_mapped_file(monkeypatch):
-    made, empty = [], compute_module.empty_table
-    monkeypatch.setattr(
-        compute_module, "empty_table", lambda *args: (made.append(empty(*args)), made[-1])[1]
-    )
-    fit_above(monkeypatch, 1e-12)
-    assert isinstance(made[0].base, mmap.mmap)
+def test_a_table_on_disk_is_in_a_mapped_file():
+    rows = []
+
+    class Noted(Callback):
+        def on_train_begin(self, net, X=None, y=None, **kwargs):
+            rows.extend(view.rows for view in X.views)
+
+    fit_costly(callbacks=[Noted()])
+    assert len(rows) == 1 and isinstance(rows[0].base, mmap.mmap)
 
 
 def test_features_for_a_head_alone_are_small_enough():

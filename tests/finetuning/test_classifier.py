@@ -37,11 +37,11 @@ from sktransfer.data import ClassTarget
 from sktransfer.features import compute_inputs
 from sktransfer.finetuning.callbacks import warmup_cosine
 from sktransfer.finetuning.dataset import Batches, TrainingDataset
-from sktransfer.finetuning.trainable_stages import Pooling, TrainableStages, head_inputs
+from sktransfer.finetuning.trainable_stages import head_inputs
 from sktransfer.transferability import solve_probe
 from tests.finetuning.conftest import SGD, dropout_head, net_inputs, network, tuned_network
 from tests.new_process import run_in_new_process
-from tests.support import Vectors, tiny_backbone
+from tests.support import NotedImages, Vectors, tiny_backbone
 
 
 def states(backbone):
@@ -183,13 +183,25 @@ def test_a_grid_search_in_two_processes(data):
     assert min(search.cv_results_["mean_test_score"]) > 0.4 and search.score(*data) > 0.5
 
 
-def test_out_of_memory_goes_on_in_parts_with_the_same_losses(data, monkeypatch):
+class ShortMemory(nn.CrossEntropyLoss):
+    """A loss that is out of memory for more than ``most`` rows, in training or otherwise."""
+
+    def __init__(self, most=8, *, training=True):
+        super().__init__()
+        self.most, self.in_training = most, training
+
+    def forward(self, output, target):
+        if self.training == self.in_training and len(output) > self.most:
+            raise torch.OutOfMemoryError("no room")
+        return super().forward(output, target)
+
+
+def test_out_of_memory_goes_on_in_parts_with_the_same_losses(data):
     backbone = load_backbone(network())
     settings = {"trainable": 2, "max_epochs": 2, "random_state": 0, "batch_size": 30}
     expected = FineTunedClassifier(backbone, **settings).fit(*data)
-    out_of_memory(monkeypatch, 8, training=True)
     with pytest.warns(UserWarning, match="does not fit into the device's memory") as caught:
-        found = FineTunedClassifier(backbone, **settings).fit(*data)
+        found = FineTunedClassifier(backbone, loss=ShortMemory(), **settings).fit(*data)
     assert len([w for w in caught if "does not fit" in str(w.message)]) == 1
     losses = [[h["train_loss"] for h in m.history_] for m in (expected, found)]
     np.testing.assert_allclose(*losses, rtol=1e-4)
@@ -695,34 +707,13 @@ def test_another_object_with_the_same_network_is_the_same_backbone(data):
         model.partial_fit(data[0], None)
 
 
-def out_of_memory(monkeypatch, limit, *, training):
-    """Let a module run at most so many rows at a time, in training or otherwise."""
-    run, pool, inside = TrainableStages.forward, Pooling.forward, []
-
-    def watched(self, *args, **kwargs):
-        inside.append(self)
-        try:
-            return run(self, *args, **kwargs)
-        finally:
-            inside.pop()
-
-    def limited(self, x):
-        if inside and self.training == training and len(x) > limit:
-            raise torch.OutOfMemoryError("no room")
-        return pool(self, x)
-
-    monkeypatch.setattr(TrainableStages, "forward", watched)
-    monkeypatch.setattr(Pooling, "forward", limited)
-
-
-def test_validation_runs_in_parts_where_memory_is_short(data, monkeypatch):
-    settings = {"validation_fraction": 0.5, "max_epochs": 2, "random_state": 0}
+def test_validation_runs_in_parts_where_memory_is_short(data):
+    settings = {"trainable": 1, "validation_fraction": 0.5, "max_epochs": 2, "random_state": 0}
     backbone = load_backbone(network())
-    expected = FineTunedClassifier(backbone, trainable=1, **settings).fit(*data)
-    with monkeypatch.context() as patch:
-        out_of_memory(patch, 8, training=False)
-        with pytest.warns(UserWarning, match="with the same result"):
-            found = FineTunedClassifier(backbone, trainable=1, **settings).fit(*data)
+    expected = FineTunedClassifier(backbone, **settings).fit(*data)
+    found = FineTunedClassifier(backbone, loss=ShortMemory(training=False), **settings)
+    with pytest.warns(UserWarning, match="with the same result"):
+        found.fit(*data)
     losses = [[h["valid_loss"] for h in model.history_] for model in (expected, found)]
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
@@ -747,21 +738,21 @@ class Counting(Callback):
         self.notify("on_grad_computed")
 
 
-def test_where_memory_gets_short_later_only_that_step_is_run_again(data, monkeypatch):
-    backbone, steps = load_backbone(network()), []
+def test_where_memory_gets_short_later_only_that_step_is_run_again(data):
+    steps = []
+
+    class ShortLater(nn.CrossEntropyLoss):
+        def forward(self, output, target):
+            if self.training:
+                steps.append(len(output))
+                if len(steps) > 4 and len(output) > 10:
+                    raise torch.OutOfMemoryError("no room")
+            return super().forward(output, target)
+
+    backbone = load_backbone(network())
     settings = {"trainable": 1, "max_epochs": 3, "batch_size": 20, "random_state": 0}
     expected = FineTunedClassifier(backbone, **settings).fit(*data)
-    run = TrainableStages.forward
-
-    def limited(self, x, weight=None):
-        if self.training:
-            steps.append(len(x))
-            if len(steps) > 4 and len(x) > 10:
-                raise torch.OutOfMemoryError("no room")
-        return run(self, x, weight)
-
-    monkeypatch.setattr(TrainableStages, "forward", limited)
-    found = FineTunedClassifier(backbone, callbacks=[Counting()], **settings)
+    found = FineTunedClassifier(backbone, loss=ShortLater(), callbacks=[Counting()], **settings)
     with pytest.warns(UserWarning, match="with the same result"):
         found.fit(*data)
     n_batches = 3 * math.ceil(len(data[0]) / 20)
@@ -777,16 +768,16 @@ def test_where_memory_gets_short_later_only_that_step_is_run_again(data, monkeyp
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-def test_memory_that_is_short_for_batch_norm_that_learns_is_an_error(data, monkeypatch):
-    out_of_memory(monkeypatch, 8, training=True)
-    model = FineTunedClassifier(load_backbone(network()), trainable="all", train_batch_norm=True)
+def test_memory_that_is_short_for_batch_norm_that_learns_is_an_error(data):
+    settings = {"trainable": "all", "train_batch_norm": True, "loss": ShortMemory()}
+    model = FineTunedClassifier(load_backbone(network()), **settings)
     with pytest.raises(torch.OutOfMemoryError, match="Set a smaller batch_size"):
         model.fit(*data)
 
 
-def test_parts_of_a_batch_draw_other_dropout_and_say_so(data, monkeypatch):
-    out_of_memory(monkeypatch, 8, training=True)
-    model = FineTunedClassifier(load_backbone(network()), head=dropout_head, max_epochs=1)
+def test_parts_of_a_batch_draw_other_dropout_and_say_so(data):
+    settings = {"head": dropout_head, "max_epochs": 1, "loss": ShortMemory()}
+    model = FineTunedClassifier(load_backbone(network()), **settings)
     with pytest.warns(UserWarning, match="except for random numbers"):
         model.fit(*data)
 
@@ -803,7 +794,7 @@ class InPlace(nn.Sequential):
 
 
 @pytest.mark.parametrize("trainable", ["head", 1, "all"])
-def test_a_network_that_works_in_place_leaves_samples_as_they_are(trainable, data, monkeypatch):
+def test_a_network_that_works_in_place_leaves_samples_as_they_are(trainable, data):
     X, y = data
     before = X.copy()
     backbone = load_backbone(InPlace())
@@ -813,24 +804,21 @@ def test_a_network_that_works_in_place_leaves_samples_as_they_are(trainable, dat
     turned = model.predict_proba(X[::-1])[::-1]
     assert np.array_equal(X, before)
     np.testing.assert_allclose(turned, model.predict_proba(X), atol=1e-6)
-    out_of_memory(monkeypatch, 8, training=True)
     with pytest.warns(UserWarning, match="with the same result"):
-        divided = FineTunedClassifier(backbone, **settings).fit(X, y)
+        divided = FineTunedClassifier(backbone, loss=ShortMemory(), **settings).fit(X, y)
     np.testing.assert_allclose(divided.predict_proba(X), model.predict_proba(X), atol=1e-4)
 
 
-def test_a_later_fit_runs_its_batches_whole_again(data, monkeypatch):
+def test_a_later_fit_runs_its_batches_whole_again(data):
     settings = {"trainable": "all", "max_epochs": 1, "warm_start": True, "random_state": 0}
     settings |= {"batch_size": 32}
     backbone = load_backbone(network())
     expected = FineTunedClassifier(backbone, **settings).fit(*data)
-    found = FineTunedClassifier(backbone, **settings)
-    with monkeypatch.context() as patch:
-        out_of_memory(patch, 8, training=True)
-        with pytest.warns(UserWarning, match="with the same result"):
-            found.fit(*data)
+    found = FineTunedClassifier(backbone, loss=ShortMemory(), **settings)
+    with pytest.warns(UserWarning, match="with the same result"):
+        found.fit(*data)
     for model in (expected, found):
-        model.set_params(train_batch_norm=True).fit(*data)
+        model.set_params(train_batch_norm=True, loss="auto").fit(*data)
         assert model.net_.most_rows == 32
     proba = found.predict_proba(data[0])
     np.testing.assert_allclose(proba, expected.predict_proba(data[0]), atol=1e-4)
@@ -838,23 +826,21 @@ def test_a_later_fit_runs_its_batches_whole_again(data, monkeypatch):
     assert [int(count) for count in counts] == [math.ceil(90 / 32)]
 
 
-def test_validation_runs_in_parts_beside_batch_norm_that_learns(data, monkeypatch):
-    out_of_memory(monkeypatch, 8, training=False)
+def test_validation_runs_in_parts_beside_batch_norm_that_learns(data):
     settings = {"validation_fraction": 0.5, "max_epochs": 1, "train_batch_norm": True}
+    settings |= {"trainable": "all", "loss": ShortMemory(training=False)}
     with pytest.warns(UserWarning, match="with the same result"):
-        FineTunedClassifier(load_backbone(network()), trainable="all", **settings).fit(*data)
+        FineTunedClassifier(load_backbone(network()), **settings).fit(*data)
 
 
-def test_norms_that_track_statistics_see_whole_batches(data, monkeypatch):
-    out_of_memory(monkeypatch, 8, training=True)
-
+def test_norms_that_track_statistics_see_whole_batches(data):
     def head(n_features, n_outputs):
         rows = nn.Unflatten(1, (1, n_features))
         norm = nn.InstanceNorm1d(1, track_running_stats=True)
         return nn.Sequential(rows, norm, nn.Flatten(), nn.Linear(n_features, n_outputs))
 
     with pytest.raises(torch.OutOfMemoryError, match="Set a smaller batch_size"):
-        FineTunedClassifier(load_backbone(network()), head=head).fit(*data)
+        FineTunedClassifier(load_backbone(network()), head=head, loss=ShortMemory()).fit(*data)
 
 
 def test_the_schedule_ends_where_a_last_row_joins_another_batch(data):
@@ -973,20 +959,20 @@ def test_callbacks_see_the_epoch_after_which_patience_ends(data):
     assert all("acc" in epoch for epoch in model.history_)
 
 
-def test_ctrl_c_ends_a_fit_and_leaves_what_was_before(data, monkeypatch):
+def test_ctrl_c_ends_a_fit_and_leaves_what_was_before(data):
+    calls = []
+
+    class Pressed(nn.CrossEntropyLoss):
+        def forward(self, output, target):
+            calls.append(self.training)
+            if calls.count(True) == 2:
+                raise KeyboardInterrupt
+            return super().forward(output, target)
+
     model = FineTunedClassifier(load_backbone(network()), max_epochs=1, random_state=0).fit(*data)
     before = model.predict_proba(data[0])
-    step, calls = TrainableStages.forward, []
-
-    def pressed(self, x, weight=None):
-        calls.append(self.training)
-        if calls.count(True) == 2:
-            raise KeyboardInterrupt
-        return step(self, x, weight)
-
-    monkeypatch.setattr(TrainableStages, "forward", pressed)
     with pytest.raises(KeyboardInterrupt):
-        model.set_params(lr=1e-4, max_epochs=3).fit(*data)
+        model.set_params(lr=1e-4, max_epochs=3, loss=Pressed()).fit(*data)
     assert calls.count(True) == 2
     assert np.array_equal(model.predict_proba(data[0]), before)
 
@@ -1202,19 +1188,12 @@ def test_losses_on_images_are_those_of_a_plain_loop(small_images):
     np.testing.assert_allclose([h["train_loss"] for h in fitted.history_], expected, atol=1e-4)
 
 
-def test_candidates_of_a_search_share_each_sample(small_images, tmp_path, monkeypatch):
-    from sktransfer.features.compute import Pass
-
-    n_computed, run = [], Pass.run
-
-    def counted(self, groups):
-        n_computed.extend(len(positions) for positions, _ in groups)
-        return run(self, groups)
-
-    monkeypatch.setattr(Pass, "run", counted)
-    model = FineTunedClassifier(tiny_backbone(), max_epochs=1, memory=tmp_path)
+def test_candidates_of_a_search_share_each_sample(small_images, tmp_path):
+    noted = NotedImages()
+    model = FineTunedClassifier(tiny_backbone(modality=noted), max_epochs=1, memory=tmp_path)
     GridSearchCV(model, {"lr": [1e-4, 1e-3]}, cv=2).fit(*small_images)
-    assert sum(n_computed) == 16
+    # Each once, and a few to check what is stored and to see their shape; 80 without a store.
+    assert 16 <= len(noted.opened) < 32
 
 
 class Graphs(Callback):

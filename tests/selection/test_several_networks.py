@@ -17,10 +17,9 @@ from sktransfer import (
     save,
     to_onnx,
 )
-from sktransfer.engines import Engine
 from sktransfer.inspection import saliency
 from tests.selection.support import Deeper, deeper_backbone
-from tests.support import TINY_SIZE, TinyNet, Vectors, tiny_backbone
+from tests.support import TINY_SIZE, NotedImages, TinyNet, Vectors, tiny_backbone
 
 pytestmark = pytest.mark.usefixtures("one_split_in_module")
 
@@ -55,18 +54,15 @@ def test_a_list_of_one_network_is_that_network(colours):
     np.testing.assert_array_equal(listed.predict_proba(X), alone.predict_proba(X))
 
 
-def test_each_sample_is_opened_once_for_all_networks(fitted, colours, monkeypatch):
-    X, _ = colours
-    modality, opened = fitted.backbone_.modality, []
-    usual = type(modality).open
-    monkeypatch.setattr(type(modality), "open", lambda self, x: opened.append(1) or usual(self, x))
-    n_passes = []
-    run = Engine.run
-    monkeypatch.setattr(
-        Engine, "run", lambda self, x, size="auto": n_passes.append(1) or run(self, x, size)
-    )
-    fitted.predict(X[:7])
-    assert len(n_passes) == 2 and len(opened) == 7
+def test_each_sample_is_opened_once_for_all_networks(colours, counted):
+    X, y = colours
+    noted = NotedImages()
+    settings = {"preprocess": TINY_SIZE, "classes": ["a", "b", "c"], "modality": noted}
+    networks = [load_backbone(Deeper(), **settings), tiny_backbone(1, modality=noted)]
+    model = TransferClassifier(networks, random_state=0).fit(X, y)
+    noted.opened.clear(), counted.clear()
+    model.predict(X[:7])
+    assert counted == [7, 7] and len(noted.opened) == 7
 
 
 @pytest.mark.slow
