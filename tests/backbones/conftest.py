@@ -1,12 +1,14 @@
 import functools
+import hashlib
 import shutil
 import urllib.error
 
 import pytest
 import torch
+import torchvision
 
 from sktransfer.backbones.text_folders import load_minilm
-from tests.backbones.support import SMALL
+from tests.backbones.support import SMALL, saved
 from tests.support import (
     random_backbone,
 )
@@ -60,6 +62,16 @@ def torch_home(tmp_path, monkeypatch):
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     return folder
+
+
+@pytest.fixture
+def published(tensors, torch_home, monkeypatch):
+    """The file of the small torchvision network, as if its random tensors were published."""
+    path = saved(tensors, torch_home / "file.pth")
+    name = f"small-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"
+    weights = torchvision.models.get_model_weights(SMALL).DEFAULT
+    monkeypatch.setattr(weights.value, "url", f"https://example.org/{name}")
+    return path.rename(torch_home / name)
 
 
 @pytest.fixture

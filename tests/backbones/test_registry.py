@@ -28,7 +28,6 @@ from sktransfer import (
     register_backbone,
 )
 from sktransfer.backbones import stages_of
-from sktransfer.backbones import torchvision as torchvision_source
 from sktransfer.backbones.fingerprint import describe
 from sktransfer.backbones.imagenet import imagenet_classes, imagenet_ids, unique_names
 from tests.backbones.support import LITES, SMALL, same_bits, saved
@@ -341,15 +340,9 @@ def test_a_reference_to_other_weights_is_refused(registry):
         pickle.loads(pickled)
 
 
-def test_a_reference_opens_without_a_network(
-    registry, forget_backbones, torch_home, offline, tensors, monkeypatch
-):
-    name = "small-" + "0" * 8 + ".pth"
-    monkeypatch.setattr(torchvision_source, "_file_name", lambda published: name)
-    monkeypatch.setattr(torchvision_source, "check_sha256", lambda path, prefix: None)
-    path = saved(tensors, torch_home / name)
+def test_a_reference_opens_without_a_network(registry, forget_backbones, published, offline):
     pickled = pickle.dumps(load_backbone(SMALL))
-    path.unlink()
+    published.unlink()
     forget_backbones()
     with pytest.raises(FileNotFoundError, match="only fit downloads weights"):
         pickle.loads(pickled)

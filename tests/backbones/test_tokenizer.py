@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from sktransfer import PretrainedFeatureExtractor, TransferClassifier, UnreadableSamplesError
-from sktransfer.backbones import text_encoders
 from sktransfer.backbones.fingerprint import describe
 from sktransfer.backbones.text_encoders import TokenizerPreprocessing
 from sktransfer.data.texts import padded_length
@@ -48,13 +47,14 @@ def test_texts_of_one_length_are_together_whatever_their_order(folders):
     assert preprocess.many([]) == []
 
 
-def test_many_chunks_are_one_list(folders, monkeypatch):
+def test_thousands_of_texts_are_one_list(folders):
     preprocess = load(folders["bert"]).preprocess
-    expected = preprocess.many(TEXTS)
-    monkeypatch.setattr(text_encoders, "_CHUNK", 4)
-    for (positions, ids), (known, rows) in zip(preprocess.many(TEXTS), expected, strict=True):
-        assert positions.tolist() == known.tolist()
-        assert torch.equal(ids, rows)
+    texts, alone = TEXTS * (5000 // len(TEXTS)), [preprocess(text) for text in TEXTS]
+    groups = preprocess.many(texts)
+    assert [ids.shape[1] for _, ids in groups] == [8, 24]
+    assert sorted(np.concatenate([positions for positions, _ in groups])) == list(range(len(texts)))
+    for positions, ids in groups:
+        assert torch.equal(ids, torch.stack([alone[i % len(TEXTS)] for i in positions]))
 
 
 def test_a_text_without_any_token_is_zeros():

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
-from sktransfer.finetuning import plan, training_length
+from sktransfer.finetuning import learning_rate, training_length
+from sktransfer.finetuning.dataset import TrainingDataset
 from sktransfer.finetuning.trainable_stages import TrainableStages
 from tests.finetuning.conftest import network
 
@@ -133,12 +134,20 @@ def test_similar_samples_train_early_stages_less():
     ("similarity", "lr", "decay"),
     [(0, 3e-4, 1), (0.3, 1.8e-4, 1), (0.6, 1e-4, 0.97), (1, 5e-5, 0.8)],
 )
-def test_only_samples_much_like_those_of_the_weights_have_a_decay(
-    similarity, lr, decay, monkeypatch
-):
-    monkeypatch.setattr(plan, "similarity_of", lambda *args: similarity)
-    module = TrainableStages({"0": nn.Linear(6, 4)}, nn.Linear(4, 2), **TAIL)
-    assert plan.auto_rates(module, None, 0, None) == pytest.approx((lr, decay))
+def test_only_samples_much_like_those_of_the_weights_have_a_decay(similarity, lr, decay):
+    X = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
+    dataset, cpu = TrainingDataset([X], np.zeros(64), np.ones(64)), torch.device("cpu")
+    module = TrainableStages({"0": nn.BatchNorm1d(6)}, nn.Linear(6, 2), **TAIL)
+    (norm,) = (m for m in module.modules() if isinstance(m, nn.BatchNorm1d))
+    norm.running_var.copy_(torch.from_numpy(X.var(0)))
+    near, far = 0.0, 50.0  # the mean of the training data, at which the rows have this similarity
+    for _ in range(30):
+        middle = (near + far) / 2
+        norm.running_mean.copy_(torch.from_numpy(X.mean(0) + middle))
+        is_nearer = learning_rate.similarity_of(module, dataset, cpu) > similarity
+        near, far = (middle, far) if is_nearer else (near, middle)
+    rates = learning_rate.auto_rates(module, dataset, 0, cpu)
+    assert rates == pytest.approx((lr, decay), rel=0.03)
 
 
 def test_word_vectors_have_a_high_rate():

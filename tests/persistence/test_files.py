@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pickle
+import re
 import sys
 import threading
 import zipfile
@@ -39,7 +40,7 @@ from sktransfer import (
 )
 from sktransfer.inspection import saliency
 from sktransfer.persistence import inspect_file
-from sktransfer.persistence.files import write_archive
+from sktransfer.persistence.files import read_archive, write_archive
 from sktransfer.persistence.objects import is_loss
 from tests.new_process import run_in_new_process
 from tests.support import TINY_SIZE, TinyNet, Vectors, run_python, tiny_backbone
@@ -582,10 +583,15 @@ def test_a_file_holds_no_pickle(tmp_path):
     assert contents["classes"] == ["ant", "bee", "cat"]
 
 
-def test_later_major_versions_warn(tmp_path, monkeypatch):
+def test_later_major_versions_warn(tmp_path):
     save(fitted("head"), tmp_path / "model.skt")
-    monkeypatch.setattr("sktransfer.data.metadata.package_versions", lambda: {"torch": "1.0"})
-    with pytest.warns(UserWarning, match=r"model\.skt' was saved with torch .* \(here: 1\.0\)"):
+    contents, parts = read_archive(tmp_path / "model.skt")
+    contents["versions"]["torch"] = "99.1"
+    del contents["sha256"]
+    write_archive(tmp_path / "model.skt", contents, parts)
+    here = re.escape(torch.__version__)
+    message = rf"model\.skt' was saved with torch 99\.1 \(here: {here}\)"
+    with pytest.warns(UserWarning, match=message):
         load(tmp_path / "model.skt", modules=TINY)
 
 

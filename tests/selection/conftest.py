@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from sktransfer.selection import study
 from tests.selection.support import judge_once
 from tests.support import images
 
@@ -15,19 +14,6 @@ def colours():
     y = np.array(["dark", "light"] * 24)
     X = [(x // 3 if label == "dark" else 255 - x // 3) for x, label in zip(X, y, strict=True)]
     return X, y
-
-
-@pytest.fixture
-def tried(monkeypatch):
-    """Names of the strategies in the order in which folds of theirs are judged."""
-    names, judge = [], study.Study.judge
-
-    def noting(self, name, folds):
-        names.append(name)
-        return judge(self, name, folds)
-
-    monkeypatch.setattr(study.Study, "judge", noting)
-    return names
 
 
 @pytest.fixture

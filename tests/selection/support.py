@@ -15,6 +15,11 @@ from sktransfer.selection.strategies import RULES
 from tests.support import TinyNet, tiny_backbone
 
 
+def tried_in(recommendation):
+    """The names of the strategies of which predictions were judged."""
+    return {estimate.name for estimate in recommendation.table if estimate.n_judged}
+
+
 def judge_once(patch):
     """Judge strategies and blends on one split, not on five if samples are few: it is faster."""
     patch.setitem(RULES, "splits", 1)
@@ -36,9 +41,26 @@ def _block(seed):
         return nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
 
 
-def deeper_backbone():
+def deeper_backbone(first=None):
+    """A backbone of four convolutions, behind another stage if there is one."""
     settings = {"preprocess": tiny_backbone().preprocess, "classes": ["a", "b", "c"]}
-    return load_backbone(Deeper(), **settings)
+    network = Deeper()
+    if first is not None:
+        network.insert(0, first)
+    return load_backbone(network, **settings)
+
+
+def noted_stage():
+    """A stage that changes nothing, and the shapes of its batches: in training, and otherwise."""
+    trained, others = [], []
+
+    class Noted(nn.Module):
+        def forward(self, x):
+            if len(x):  # a condition, so that this is not traced
+                (trained if self.training else others).append(tuple(x.shape))
+            return x
+
+    return Noted(), trained, others
 
 
 class OnTokens(nn.Module):

@@ -1,4 +1,4 @@
-import builtins
+import sys
 
 import numpy as np
 import pytest
@@ -125,14 +125,8 @@ def test_no_recommendation_is_said_to_be_none():
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
-    found = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return found(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    for name in ("matplotlib", "matplotlib.pyplot"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
     with pytest.raises(ImportError, match="pip install"):
         LayerProbeDisplay(["a"], [1.0]).plot()
 

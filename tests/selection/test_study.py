@@ -9,7 +9,7 @@ from sktransfer.selection.recommendation import recommend_strategy
 from sktransfer.selection.strategies import RULES, STRATEGIES, ShareOfErrors
 from sktransfer.selection.study import Study
 from sktransfer.selection.transfer import TransferClassifier, strategy_task
-from tests.selection.support import deeper_backbone
+from tests.selection.support import deeper_backbone, tried_in
 from tests.support import Vectors, images, tiny_backbone
 
 
@@ -84,29 +84,29 @@ def test_labels_are_escaped_on_the_page(colours):
 
 
 @pytest.mark.slow
-def test_long_training_is_tried_only_where_it_may_pay(colours, tried, one_split, monkeypatch):
+def test_long_training_is_tried_only_where_it_may_pay(colours, one_split, monkeypatch):
     settings = {"max_epochs": 1, "random_state": 0}
     set_priors(monkeypatch, ShareOfErrors(0.0, 0.0, 0.0, 0.0, 0.0))
-    recommend_strategy(*colours, deeper_backbone(), **settings)
-    assert not {"head", "last", "all"} & set(tried) and {"features", "early"} <= set(tried)
-    tried.clear()
+    tried = tried_in(recommend_strategy(*colours, deeper_backbone(), **settings))
+    assert not {"head", "last", "all"} & tried and {"features", "early"} <= tried
     set_priors(monkeypatch, ShareOfErrors(1.0, 0.0, 0.0, 0.0, 1.0))
-    recommend_strategy(*colours, deeper_backbone(), **settings)
-    assert {"all", "last"} <= set(tried)
+    assert {"all", "last"} <= tried_in(recommend_strategy(*colours, deeper_backbone(), **settings))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("settled", "n_folds"), [pytest.param(-np.inf, 0, marks=pytest.mark.sweep), (np.inf, 3)]
+    ("settled", "n_judged"),
+    [pytest.param(-np.inf, [0], marks=pytest.mark.sweep), (np.inf, [28, 29, 30])],
 )
 def test_a_trial_stops_where_the_choice_is_settled(
-    settled, n_folds, colours, tried, one_split, monkeypatch
+    settled, n_judged, colours, one_split, monkeypatch
 ):
     monkeypatch.setitem(RULES, "settled", settled)
     monkeypatch.setitem(RULES, "worth_trying", -np.inf)
     monkeypatch.setitem(RULES, "judged_long", 21)  # of five folds of 48 rows, three judge as many
-    recommend_strategy(*colours, deeper_backbone(), max_epochs=1, random_state=0)
-    assert tried.count("all") == n_folds
+    found = recommend_strategy(*colours, deeper_backbone(), max_epochs=1, random_state=0)
+    (estimate,) = (estimate for estimate in found.table if estimate.name == "all")
+    assert estimate.n_judged in n_judged
 
 
 @pytest.mark.slow

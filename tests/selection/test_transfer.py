@@ -30,7 +30,7 @@ from sktransfer.selection.recommendation import recommend_strategy
 from sktransfer.selection.strategies import STRATEGIES, available_strategies
 from sktransfer.selection.transfer import TransferClassifier
 from tests.new_process import run_in_new_process
-from tests.selection.support import Deeper, deeper_backbone
+from tests.selection.support import Deeper, deeper_backbone, tried_in
 from tests.support import Vectors, images, tiny_backbone
 
 pytestmark = pytest.mark.usefixtures("one_split_in_module")
@@ -102,13 +102,13 @@ def test_the_store_of_the_user_is_used_and_kept(colours, tmp_path):
     assert alone.estimator_.memory is None
 
 
-def test_with_too_few_samples_there_is_no_recommendation(colours, tried):
+def test_with_too_few_samples_there_is_no_recommendation(colours):
     X, y = colours[0][:9], np.array(["a"] * 3 + ["b"] * 6)
     found = recommend_strategy(X, y, tiny_backbone(), random_state=0)
     assert found.strategy is None and found.chosen == "features"
     assert found.reasons[0] == "too little to tell: 3 samples in class 'a'"
     assert "No recommendation" in repr(found)
-    assert {"head", "last", "all"}.isdisjoint(tried)  # nothing could be told from it
+    assert {"head", "last", "all"}.isdisjoint(tried_in(found))  # nothing could be told from it
 
 
 @pytest.mark.filterwarnings("ignore:y has one class only")

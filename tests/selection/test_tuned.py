@@ -22,7 +22,8 @@ from sktransfer.selection.blend_fitting import OutOfFold
 from sktransfer.selection.candidates import TunedCandidate
 from sktransfer.selection.outcomes import Labels, Numbers
 from sktransfer.selection.proposals import BLEND
-from tests.selection.support import deeper_backbone
+from tests.selection.support import deeper_backbone, noted_stage
+from tests.support import images
 
 pytestmark = pytest.mark.usefixtures("one_split_in_module")
 
@@ -83,17 +84,14 @@ def test_a_tuned_network_is_in_the_blend_where_others_are_wrong(backbone, traine
 
 
 @pytest.mark.slow
-def test_it_is_trained_at_the_smallest_size(colours, monkeypatch):
-    trained_at = []
+def test_it_is_trained_at_the_smallest_size(monkeypatch):
     monkeypatch.setitem(BLEND, "least_size", 1)
     monkeypatch.setitem(BLEND, "multiple", 2)
-    monkeypatch.setattr("sktransfer.selection.blend_fitting.may_pay", lambda *args: True)
-    monkeypatch.setattr(
-        "sktransfer.selection.blend_fitting.fit_tuned",
-        lambda task, backbone, *args: trained_at.append(backbone.input_shape),
-    )
-    TransferClassifier(deeper_backbone(), time_budget=1e9, random_state=0).fit(*colours)
-    assert trained_at == [(3, 6, 6)]
+    stage, trained, _ = noted_stage()
+    y = np.random.default_rng(0).choice(["a", "b"], 80)  # nothing tells these labels
+    settings = {"time_budget": 1e9, "random_state": 0}
+    TransferClassifier(deeper_backbone(stage), **settings).fit(images(80), y)
+    assert {shape[1:] for shape in trained} == {(3, 6, 6)}
 
 
 @pytest.mark.slow
@@ -127,17 +125,12 @@ def test_nothing_is_trained_that_begins_far_behind_the_blend(kind, noise, pays, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("settings", "rows"), [({}, 8), ({"batch_size": 10}, 10)])
-def test_few_samples_are_trained_in_steps_of_few(settings, rows, backbone, monkeypatch):
-    class Noted(Exception):
-        pass
-
-    def noting(self, X, y, sample_weight=None):
-        raise Noted(self.batch_size, len(y))
-
-    monkeypatch.setattr(FineTunedClassifier, "fit", noting)
-    with pytest.raises(Noted) as found:
-        TransferClassifier(backbone, time_budget=1e9, **settings).fit(*rings(100))
-    assert found.value.args == (rows, 70)
+def test_few_samples_are_trained_in_steps_of_few(settings, rows):
+    network, (stage, trained, _) = Narrow(), noted_stage()
+    network.insert(0, stage)
+    backbone = load_backbone(network.eval())
+    TransferClassifier(backbone, time_budget=1e9, random_state=0, **settings).fit(*rings(100))
+    assert {shape[0] for shape in trained} == {rows, 70 % rows} - {0}
 
 
 @pytest.mark.slow
