@@ -20,6 +20,7 @@ from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 
+import sktransfer
 from sktransfer import (
     FineTunedClassifier,
     PretrainedClassifier,
@@ -325,11 +326,9 @@ def test_health_and_the_description_of_the_service(client):
     assert client.get("/docs").status_code == 200
 
 
-def test_the_version_is_that_of_the_code(model, monkeypatch):
-    monkeypatch.setattr("sktransfer.__version__", "9.8.7")
-    with TestClient(make_service(model)) as client:
-        assert client.get("/health").json()["version"] == "9.8.7"
-        assert client.get("/openapi.json").json()["info"]["version"] == "9.8.7"
+def test_the_version_is_that_of_the_code(client):
+    assert client.get("/health").json()["version"] == sktransfer.__version__
+    assert client.get("/openapi.json").json()["info"]["version"] == sktransfer.__version__
 
 
 def test_names_and_labels_are_text_on_the_page(client):
@@ -368,11 +367,11 @@ def test_a_network_for_arrays_is_refused():
         make_service(model)
 
 
-def test_the_program_answers_as_many_requests_as_queue_says(model, monkeypatch):
+def test_the_program_answers_as_many_requests_as_queue_says(tiny, tmp_path, monkeypatch):
+    save(PretrainedClassifier(tiny).fit(X), tmp_path / "m.skt")
     given = {}
-    monkeypatch.setattr("sktransfer.persistence.load", lambda path: model)
     monkeypatch.setattr("uvicorn.run", lambda service, **settings: given.update(settings))
-    run("serve", "m.skt", "--queue", 3, "--port", 0)
+    run("serve", tmp_path / "m.skt", "--queue", 3, "--port", 0)
     assert (given["limit_concurrency"], given["timeout_graceful_shutdown"]) == (4, 5)
 
 

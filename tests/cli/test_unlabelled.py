@@ -15,7 +15,6 @@ from sktransfer import load_features
 from tests.cli.running import run
 from tests.features.partitions.support import LABELS, N, write_files, write_parquet
 from tests.selection.support import make_table, networks
-from tests.support import tiny_backbone
 
 pytest.importorskip("skops")
 unlabelled = pytest.importorskip("sktransfer.cli.unlabelled")
@@ -60,12 +59,12 @@ def test_one_progress_bar_is_shown_for_many_photographs(photo, monkeypatch):
     assert run("predict", *[photo] * 33, "--csv").stderr == ""
 
 
-def test_a_model_that_was_trained_with_bars_draws_none(model, classes, monkeypatch):
-    monkeypatch.setattr(unlabelled, "_CHUNK", 8)
+def test_a_model_that_was_trained_with_bars_draws_none(model, classes):
     assert sktransfer.load(model).verbose == 0
-    loud = sktransfer.load(model).set_params(verbose=1)
-    monkeypatch.setattr("sktransfer.persistence.load", lambda path: loud)
-    assert run("predict", "-m", model, classes).stderr == ""
+    sktransfer.save(sktransfer.load(model).set_params(verbose=1), model)
+    assert sktransfer.load(model).verbose == 1
+    done = run("predict", "-m", model, *[classes] * 3)  # 72 samples, more than are printed at once
+    assert done.stdout.count("\n") > 72 and done.stderr == ""
 
 
 @pytest.mark.parametrize("k", ["0", "-1", "x"])
@@ -147,16 +146,15 @@ def test_names_are_read_from_standard_input(model, classes):
 
 
 @pytest.mark.parametrize("n_bad", [1, 3])
-def test_bad_files_are_named_and_do_not_stop_the_others(model, classes, n_bad, monkeypatch):
-    monkeypatch.setattr(unlabelled, "_CHUNK", 5)
+def test_bad_files_are_named_and_do_not_stop_the_others(model, classes, n_bad):
     for i in range(n_bad):
         (classes / "dark" / f"bad{i}.png").write_bytes(b"no image")
-    done = run("predict", "-m", model, classes, classes / "missing.png", "--json")
+    done = run("predict", "-m", model, *[classes] * 3, classes / "missing.png", "--json")
     assert done.exit_code == 1
-    assert len(json_lines(done)) == 24
+    assert len(json_lines(done)) == 3 * 24
     assert "bad0.png: not an image" in done.stderr
     assert "missing.png" in done.stderr
-    assert f"{n_bad + 1} of {25 + n_bad} could not be read." in done.stderr
+    assert f"{3 * n_bad + 1} of {3 * (24 + n_bad) + 1} could not be read." in done.stderr
 
 
 def test_numbers_have_no_probability(classes, tiny, tmp_path):
@@ -169,11 +167,11 @@ def test_numbers_have_no_probability(classes, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["--json", "--csv", None])
-def test_several_labels_are_predicted_together(form, photos, photo, monkeypatch):
-    tuned = sktransfer.FineTunedClassifier(tiny_backbone(), max_epochs=1, random_state=0)
+def test_several_labels_are_predicted_together(form, tiny, photos, photo, tmp_path):
+    tuned = sktransfer.FineTunedClassifier(tiny, max_epochs=1, random_state=0)
     tuned.fit([*photos, *photos], [[0, 1, 1], [1, 0, 0]] * len(photos))
-    monkeypatch.setattr("sktransfer.persistence.load", lambda path: tuned)
-    done = run("predict", "-m", "m.skt", photo, *([form] if form else []))
+    sktransfer.save(tuned, tmp_path / "m.skt")
+    done = run("predict", "-m", tmp_path / "m.skt", photo, *([form] if form else []))
     expected = tuned.predict([photo])[0].tolist()
     if form == "--json":
         (line,) = json_lines(done)
@@ -185,20 +183,21 @@ def test_several_labels_are_predicted_together(form, photos, photo, monkeypatch)
         assert str(expected) in done.stdout
 
 
-def test_a_threshold_decides_on_the_prediction(photos, photo, monkeypatch):
+def test_a_threshold_decides_on_the_prediction(tiny, photos, photo, tmp_path):
     last = FixedThresholdClassifier(LogisticRegression(), threshold=0.9999)
-    extractor = sktransfer.PretrainedFeatureExtractor(tiny_backbone())
+    extractor = sktransfer.PretrainedFeatureExtractor(tiny)
     model = make_pipeline(extractor, last).fit([photos[0], photos[1]] * 5, [1, 0] * 5)
     several = MultiOutputClassifier(LogisticRegression())
     several = make_pipeline(extractor, several).fit(photos[:2], [[0, 1], [1, 0]])
-    loaded = [model, model, several]
-    monkeypatch.setattr("sktransfer.persistence.load", lambda path: loaded.pop(0))
-    (line,) = json_lines(run("predict", "-m", "m.skt", photo, "--json"))
+    paths = [tmp_path / "threshold.skt", tmp_path / "several.skt"]
+    for each, path in zip((model, several), paths, strict=True):
+        sktransfer.save(each, path)
+    (line,) = json_lines(run("predict", "-m", paths[0], photo, "--json"))
     assert line["prediction"] == 0
     assert list(line["probabilities"]) == ["0", "1"]
     assert line["probabilities"]["0"] < 0.5
-    assert "0," in run("predict", "-m", "m.skt", photo, "--csv").stdout
-    (line,) = json_lines(run("predict", "-m", "m.skt", photo, "--json"))
+    assert "0," in run("predict", "-m", paths[0], photo, "--csv").stdout
+    (line,) = json_lines(run("predict", "-m", paths[1], photo, "--json"))
     assert line == {"sample": str(photo), "prediction": several.predict([photo])[0].tolist()}
 
 
