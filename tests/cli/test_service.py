@@ -37,11 +37,10 @@ for library in ("captum", "fastapi", "httpx", "jinja2", "multipart", "uvicorn"):
     pytest.importorskip(library)
 
 import httpx  # noqa: E402
-from fastapi import HTTPException  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 
 from sktransfer.cli.predicting import find_predictor, predict_samples  # noqa: E402
-from sktransfer.cli.service import _LimitBody, make_service  # noqa: E402
+from sktransfer.cli.service import make_service  # noqa: E402
 
 X, Y = images(12), np.array(["<b>ant", "bee", "wasp"] * 4)
 SEVERAL = [
@@ -303,20 +302,21 @@ def test_an_estimator_that_does_not_predict_is_refused():
         make_service(extractor)
 
 
-def test_a_request_that_arrives_slowly_ends():
-    statuses = []
-
-    async def app(scope, receive, send):
-        try:
-            await receive()
-        except HTTPException as error:
-            statuses.append(error.status_code)
+def test_a_request_that_arrives_slowly_has_status_408(model, monkeypatch):
+    monkeypatch.setattr("sktransfer.cli.service._SECONDS", 0.01)
+    kind = (b"content-type", b"multipart/form-data; boundary=x")
+    request = {"type": "http", "method": "POST", "path": "/predict", "headers": [kind]}
+    request |= {"query_string": b"", "http_version": "1.1", "scheme": "http"}
+    sent = []
 
     async def nothing():
         await asyncio.sleep(60)
 
-    asyncio.run(_LimitBody(app, 10, 0.01)({"type": "http"}, nothing, None))
-    assert statuses == [408]
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(make_service(model)(request, nothing, send))
+    assert sent[0]["status"] == 408
 
 
 def test_health_and_the_description_of_the_service(client):

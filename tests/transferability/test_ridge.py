@@ -19,7 +19,6 @@ from sktransfer.transferability import (
     summarise,
     unit_rows,
 )
-from sktransfer.transferability.ridge import _residuals
 
 # -- ridge regression from inner products ----------------------------------------------------------
 
@@ -202,32 +201,36 @@ def scored(features, y):
     return out_of_fold_scores(features, y, make_probe_folds(y, 0))
 
 
+def squared_residuals(X, target, folds, weight=None):
+    """The squared errors of ridge regression on the test sets of folds."""
+    return (1 - out_of_fold_scores(X, target, folds, weight)) * target.var()
+
+
 @pytest.mark.parametrize("shape", [(30, 50), (50, 8)])
 def test_residuals_are_those_of_ridge_regression_that_has_not_seen_the_sample(shape, monkeypatch):
     monkeypatch.setattr(PENALTIES, np.array([0.1]))
-    X, target = RNG.normal(size=shape) + 3, RNG.normal(size=(shape[0], 2))
+    X, target = RNG.normal(size=shape) + 3, RNG.normal(size=shape[0])
     folds = list(KFold(5, shuffle=True, random_state=0).split(X))
     expected = np.empty_like(target)
     for train, test in folds:
         penalty = 0.1 * ((X[train] - X[train].mean(0)) ** 2).sum() / len(train)
         expected[test] = target[test] - Ridge(penalty).fit(X[train], target[train]).predict(X[test])
-    np.testing.assert_allclose(
-        _residuals(X, target, folds, np.ones(len(X))), expected, rtol=1e-6, atol=1e-9
-    )
+    found = squared_residuals(X, target, folds)
+    np.testing.assert_allclose(found, expected**2, rtol=1e-6, atol=1e-9)
 
 
 def test_weights_of_residuals_count_as_copies():
     rng = np.random.default_rng(1)
     X, weight = rng.normal(size=(40, 12)), rng.integers(1, 5, 40)
-    target = X[:, :2] + 2 * rng.normal(size=(40, 2))
+    target = X[:, 0] + 2 * rng.normal(size=40)
     target[weight == 1] *= -1  # so that weights decide which penalty is best
     copies = np.repeat(np.arange(40), weight)
     folds = list(KFold(4).split(X))
     copied = [tuple(np.flatnonzero(np.isin(copies, rows)) for rows in fold) for fold in folds]
-    found = _residuals(X, target, folds, weight.astype(float))
-    expected = _residuals(X[copies], target[copies], copied, np.ones(len(copies)))
+    found = squared_residuals(X, target, folds, weight.astype(float))
+    expected = squared_residuals(X[copies], target[copies], copied)
     np.testing.assert_allclose(found[copies], expected, atol=1e-9)
-    assert np.abs(found - _residuals(X, target, folds, np.ones(len(X)))).max() > 0.1
+    assert np.abs(found - squared_residuals(X, target, folds)).max() > 0.1
 
 
 def test_weights_of_scores_count_as_copies():
@@ -264,13 +267,11 @@ def test_the_nearest_mean_is_that_of_weighted_samples():
 
 
 def test_the_penalty_with_the_least_error_is_taken():
-    target = NOISE[:, :1] * 2.0
-    folds = make_probe_folds(target[:, 0], 0)
-    assert (_residuals(NOISE, target, folds, np.ones(60)) ** 2).mean() < 1e-3 * target.var()
-    alone = _residuals(
-        RNG.normal(size=(60, 12)), target, folds, np.ones(60)
-    )  # these tell nothing of it
-    assert (alone**2).mean() < 1.2 * target.var()
+    target = NOISE[:, 0] * 2.0
+    folds = make_probe_folds(target, 0)
+    assert squared_residuals(NOISE, target, folds).mean() < 1e-3 * target.var()
+    others = RNG.normal(size=(60, 12))  # these tell nothing of it
+    assert squared_residuals(others, target, folds).mean() < 1.2 * target.var()
 
 
 def test_accuracy_is_high_where_features_tell_and_chance_where_not():

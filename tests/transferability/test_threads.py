@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_info, threadpool_limits
 
 from sktransfer import PretrainedFeatureExtractor
 from sktransfer.data import ClassTarget, class_target
@@ -23,7 +23,6 @@ from sktransfer.transferability import (
     one_thread_if_small,
     out_of_fold_scores,
     probe_score,
-    ridge,
     small_in_one_thread,
     solve_probe,
     transrate,
@@ -120,14 +119,13 @@ FITTED = LinearProbe().fit(X, Y)
 @pytest.fixture
 def limited(monkeypatch):
     """The numbers of threads that are set."""
-    found, libraries = [], ridge._libraries()
+    found, limit = [], ThreadpoolController.limit
 
-    class Noted:
-        def limit(self, limits):
-            found.append(limits)
-            return libraries.limit(limits=limits)
+    def noted(self, *, limits=None, **settings):
+        found.append(limits)
+        return limit(self, limits=limits, **settings)
 
-    monkeypatch.setattr(ridge, "_libraries", Noted)
+    monkeypatch.setattr(ThreadpoolController, "limit", noted)
     return found
 
 

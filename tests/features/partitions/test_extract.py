@@ -24,7 +24,7 @@ from sktransfer import (
     iter_features,
     load_features,
 )
-from sktransfer.features import FeatureFunction, function
+from sktransfer.features import FeatureFunction
 from sktransfer.features.partitions import ExtractionError
 from sktransfer.features.partitions.folder import Folder
 from sktransfer.features.partitions.run import SENT_ONCE
@@ -39,6 +39,7 @@ from tests.features.partitions.support import (
     write_files,
     write_parquet,
 )
+from tests.new_process import run_in_new_process
 from tests.support import Vectors, images, tiny_backbone
 
 
@@ -647,24 +648,31 @@ def test_workers_are_sent_a_name_and_a_fingerprint(tmp_path):
     assert len(pickle.dumps(made.light())) < 1000
 
 
-def test_a_process_loads_a_network_once(monkeypatch):
-    loads = []
-    load = pickle.loads
-    monkeypatch.setattr(function.pickle, "loads", lambda payload: loads.append(1) or load(payload))
+def test_a_new_process_loads_a_network_once_and_says_if_it_has_not_received_one(tmp_path):
     X = np.ones((2, 5), np.float32)
-    made = pickle.dumps(FeatureFunction(PretrainedFeatureExtractor(Vectors()).fit(X)))
-    monkeypatch.setattr(function, "_LOADED", {})
-    for _ in range(3):
-        load(made)(X)
-    assert len(loads) == 1
+    made = FeatureFunction(PretrainedFeatureExtractor(Vectors()).fit(X))
+    (tmp_path / "whole.pkl").write_bytes(pickle.dumps(made))
+    (tmp_path / "light.pkl").write_bytes(pickle.dumps(made.light()))
+    code = """if True:
+        import pickle, sys
+        import numpy as np
+        from tests.support import Vectors
 
-
-def test_a_function_without_its_network_says_so(monkeypatch):
-    X = np.ones((2, 5), np.float32)
-    light = FeatureFunction(PretrainedFeatureExtractor(Vectors()).fit(X)).light()
-    monkeypatch.setattr(function, "_LOADED", {})
-    with pytest.raises(RuntimeError, match="has not received the network"):
-        light(X)
+        loads, X = [], np.ones((2, 5), np.float32)
+        set_state = Vectors.__setstate__
+        Vectors.__setstate__ = lambda self, state: loads.append(1) or set_state(self, state)
+        whole, light = (open(path, "rb").read() for path in sys.argv[1:])
+        try:
+            pickle.loads(light)(X)
+        except RuntimeError as error:
+            print(error)
+        pickle.loads(whole)(X)
+        first = len(loads)
+        pickle.loads(whole)(X), pickle.loads(light)(X)
+        assert first and len(loads) == first
+    """
+    printed = run_in_new_process(code, tmp_path / "whole.pkl", tmp_path / "light.pkl")
+    assert "has not received the network" in printed
 
 
 def test_a_missing_pyarrow_is_named(source, tmp_path, monkeypatch):
