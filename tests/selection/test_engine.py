@@ -44,9 +44,11 @@ class Other(TorchEngine):
 
 @pytest.fixture
 def other(monkeypatch):
-    monkeypatch.setitem(ENGINES, "openvino", Other)
-    monkeypatch.setattr(Other, "n_samples", 0)
-    return Other
+    class OfThisTest(Other):
+        pass
+
+    monkeypatch.setitem(ENGINES, "openvino", OfThisTest)
+    return OfThisTest
 
 
 @pytest.mark.slow
@@ -118,9 +120,9 @@ def test_functions_run_the_library_they_are_given(other):
 
 
 @pytest.mark.parametrize("model", [TransferClassifier, TransferRegressor])
-def test_an_unknown_library_and_one_that_cannot_run_are_refused(model, other, monkeypatch):
+def test_an_unknown_library_and_one_that_cannot_run_are_refused(model, other):
     with pytest.raises(ValueError, match="'engine' parameter"):
         model(deeper_backbone(), engine="fast").fit(X, NUMBERS)
-    monkeypatch.setattr(other, "packages", ("no_such_package",))
+    other.packages = ("no_such_package",)
     with pytest.raises(ImportError, match="needs no_such_package"):
         model(deeper_backbone(), engine="openvino").fit(X, NUMBERS)
