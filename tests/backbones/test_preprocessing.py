@@ -26,7 +26,7 @@ def image(shape, dtype, channels=3):
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [[32], [100], [40, 60], [17, 90]])
-def test_resize(mode, dtype, shape, size):
+def test_resized_images_are_those_of_torchvision(mode, dtype, shape, size):
     for channels in (1, 3):
         x = torch.from_numpy(image(shape, dtype, channels)).permute(2, 0, 1)
         expected = F.resize(x, size, interpolation=InterpolationMode(mode), antialias=True)

@@ -72,7 +72,7 @@ def test_stages_that_work_in_place_change_neither_inputs_nor_outputs():
     assert [table[0, 0].item() for table in found] == [1, 2, 3] and not x.any()
 
 
-def test_it_goes_on_behind_a_layer():
+def test_run_goes_on_behind_a_layer():
     backbone = counting_backbone()
     x = torch.full((1, 2), 10.0)
     again, behind = backbone.run(x, [("s1", "none"), ("s2", "none")], after="s1")
@@ -117,7 +117,7 @@ def test_given_stages_run_in_place_of_its_own():
     assert [stage.calls for stage in backbone.stages.values()] == [0, 0]
 
 
-def test_it_can_be_exported():
+def test_run_can_be_exported():
     backbone = tiny_backbone()
     layers = list(stages_of(backbone))[:2]
 

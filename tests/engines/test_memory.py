@@ -57,7 +57,7 @@ def test_other_processes_are_not_changed(plain_process):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
 @pytest.mark.parametrize("action", ["transform", "fit", "extract_to"])
-def test_it_is_so_while_features_are_computed_and_networks_are_trained(
+def test_freed_memory_is_kept_while_features_are_computed_and_networks_are_trained(
     action, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")

@@ -34,7 +34,7 @@ def fitted(**settings):
     return PretrainedFeatureExtractor(tiny_backbone(), **settings)
 
 
-def test_arrays(counted):
+def test_dask_arrays_are_transformed_by_chunks(counted):
     X = np.stack(images(N))
     lazy = da.from_array(X, chunks=(3, 10, 10, 3))
     extractor = fitted().fit(lazy)
@@ -61,7 +61,7 @@ def test_arrays_of_paths_and_of_numbers(paths):
 
 
 @pytest.mark.parametrize("one", [True, False], ids=["column", "frame"])
-def test_data_frames(one, paths):
+def test_dask_data_frames_are_transformed_by_partitions(one, paths):
     frame = pd.DataFrame({"path": paths}, index=range(10, 10 + N))
     lazy = dd.from_pandas(frame, npartitions=3)
     X, lazy = (frame["path"], lazy["path"]) if one else (frame, lazy)
@@ -76,7 +76,7 @@ def test_data_frames(one, paths):
     assert len(empty) == 0
 
 
-def test_bags(paths):
+def test_dask_bags_are_transformed_by_partitions(paths):
     lazy = bag.from_sequence(paths, npartitions=2)
     extractor = fitted().fit(lazy)
     result = extractor.transform(lazy)

@@ -304,7 +304,7 @@ def test_one_text_or_none_is_no_list(backbone, X, message):
         PretrainedFeatureExtractor(backbone).fit(X)
 
 
-def test_any_container(backbone, data):
+def test_texts_may_be_in_any_container(backbone, data):
     texts = data[0][:5]
     expected = PretrainedFeatureExtractor(backbone).fit_transform(texts)
     forms = [np.array(texts), np.array(texts, object), pd.Series(texts, index=range(9, 14))]

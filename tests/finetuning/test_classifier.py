@@ -336,7 +336,7 @@ def test_sample_weight_is_routed(data):
     np.testing.assert_allclose(found, expected.predict_proba(StandardScaler().fit_transform(X)))
 
 
-def test_it_is_calibrated_and_votes(data):
+def test_a_tuned_classifier_is_calibrated_and_votes(data):
     model = FineTunedClassifier(load_backbone(network()), max_epochs=1, random_state=0)
     assert CalibratedClassifierCV(model, cv=2).fit(*data).score(*data) > 0.5
     voting = VotingClassifier([("tuned", model), ("line", LogisticRegression())], voting="soft")

@@ -50,7 +50,7 @@ def test_the_usual_loss_given_as_a_function_trains_the_same_model(loss, data):
 
 
 @pytest.mark.parametrize("loss", [own_cross_entropy, nn.CrossEntropyLoss()])
-def test_weights_apply_to_it(loss, data):
+def test_weights_apply_to_a_loss_of_the_users(loss, data):
     X, y = data
     weight = np.linspace(0, 3, len(X))
     usual = classifier(class_weight="balanced").fit(X, y, weight)
@@ -65,7 +65,7 @@ def test_another_loss_trains_another_model(data):
     assert found.score(X, y) > 0.8
 
 
-def test_numbers_are_standardised_for_it(data):
+def test_numbers_are_standardised_for_a_loss_of_the_users(data):
     X, _ = data
     y = 100 + 50 * X[:, :2]
     seen = []
@@ -82,7 +82,7 @@ def test_numbers_are_standardised_for_it(data):
     np.testing.assert_allclose(usual.predict(X), regressor().fit(X, y).predict(X), rtol=1e-5)
 
 
-def test_it_is_given_an_indicator_matrix(data):
+def test_a_loss_of_label_sets_is_given_an_indicator_matrix(data):
     X, y = data
     indicator = np.c_[y == "ant", y != "bee"].astype(int)
     usual = classifier().fit(X, indicator)
@@ -91,7 +91,7 @@ def test_it_is_given_an_indicator_matrix(data):
 
 
 @pytest.mark.slow
-def test_it_is_a_parameter(data):
+def test_a_loss_is_a_parameter_that_stays_as_given(data):
     X, y = data
     given = nn.CrossEntropyLoss(label_smoothing=0.1)
     model = classifier(loss=given).fit(X, y)
@@ -174,6 +174,6 @@ def test_in_micro_batches_it_is_called_with_parts_and_a_mean_trains_the_same_mod
 
 
 @pytest.mark.parametrize("cls", [FineTunedClassifier, FineTunedRegressor])
-def test_its_description_says_that_parts_of_a_batch_reach_it(cls):
+def test_the_description_of_loss_says_that_parts_of_a_batch_reach_it(cls):
     described = cls.__doc__.split("    loss : ")[1].split(" : ")[0]
     assert "micro_batch_size" in described and "parts of a batch" in described

@@ -14,7 +14,7 @@ from sktransfer import (
 from tests.finetuning.conftest import network
 
 
-def test_several_targets(data):
+def test_several_targets_are_learned_together(data):
     X, _ = data
     Y = np.column_stack([X[:, 0] * 1000, X[:, 1] - 50])
     settings = {"trainable": "all", "lr": 1e-3, "random_state": 0}

@@ -82,7 +82,7 @@ def assert_fitted_alike(found, X):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_transforms_at_once_as_after_a_fit(case, tmp_path):
+def test_features_of_a_tuned_model_transform_at_once_as_after_a_fit(case, tmp_path):
     make, X = CASES[case]
     model = make().fit(X, LABELS)
     expected = model.to_features().transform(X)
@@ -96,7 +96,7 @@ def test_it_transforms_at_once_as_after_a_fit(case, tmp_path):
 
 
 @pytest.mark.parametrize("case", ["images", "images, known size", "texts"])
-def test_it_is_fitted_also_of_a_model_that_was_loaded_from_a_file(case, tmp_path):
+def test_features_of_a_model_from_a_file_are_fitted_too(case, tmp_path):
     make, X = CASES[case]
     model = make().fit(X, LABELS)
     expected = model.to_features().transform(X)
@@ -123,7 +123,7 @@ def test_a_regressor_that_was_trained_again_gives_its_last_features():
     assert np.abs(features.transform(IMAGES) - before).max() > 0
 
 
-def test_it_takes_samples_of_another_size():
+def test_features_of_a_tuned_model_take_samples_of_another_size():
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     images = torch.rand(12, 3, 10, 10).numpy()
     model = tune(backbone=load_backbone(module, modality="array")).fit(images, LABELS)

@@ -80,7 +80,7 @@ def test_a_file_has_the_size_of_the_trained_parameters(data):
 
 
 @pytest.mark.parametrize("trainable", ["norm", "bias"])
-def test_a_network_without_them_says_so(trainable, data):
+def test_a_network_without_norms_or_biases_is_refused_by_name(trainable, data):
     bare = load_backbone(nn.Sequential(nn.Linear(6, 9, bias=False), nn.Linear(9, 4, bias=False)))
     with pytest.raises(ValueError, match=f"trainable='{trainable}': backbone .* has no "):
         FineTunedClassifier(bare, trainable=trainable).fit(*data)
@@ -108,7 +108,7 @@ def test_a_tuned_network_is_a_backbone(data):
     assert more.score(*data) > 0.5
 
 
-def test_numbers(data):
+def test_norms_alone_are_trained_for_numbers_too(data):
     X = data[0]
     model = FineTunedRegressor(load_backbone(network()), trainable="norm", **SETTINGS)
     assert set(tuned_network(model.fit(X, X[:, 0])).changed_tensors()) == TRAINED["norm"]

@@ -46,7 +46,7 @@ def test_the_epoch_with_the_lowest_loss_on_it_is_restored(data):
     assert len(model.validation_indices_) == 0
 
 
-def test_it_is_as_if_these_samples_had_been_held_out(data):
+def test_given_validation_samples_are_as_if_they_had_been_held_out(data):
     X, y = data
     held = classifier(validation_fraction=0.3).fit(X, y)
     rows = held.validation_indices_
@@ -60,7 +60,7 @@ def test_it_is_as_if_these_samples_had_been_held_out(data):
     np.testing.assert_allclose(given.predict_proba(X), held.predict_proba(X), atol=1e-4)
 
 
-def test_it_stops_training(data):
+def test_given_validation_samples_stop_training(data):
     X, y = data
     wrong = np.roll(y[60:], 1)
     model = classifier(callbacks=[EarlyStopping(patience=1)], max_epochs=30).fit(
@@ -69,7 +69,7 @@ def test_it_stops_training(data):
     assert len(model.history_) < 30
 
 
-def test_weights_and_samples_of_training_do_not_change_it(data):
+def test_a_fit_with_validation_samples_and_weights_is_repeatable_and_pickled(data):
     X, y = data
     weight = np.linspace(0, 2, 60)
     model = classifier().fit(X[:60], y[:60], weight, X_val=X[60:], y_val=y[60:])
@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_refused(settings, given, message, data):
         classifier(**settings).fit(X[:60], y[:60], **given)
 
 
-def test_other_columns_are_refused(data):
+def test_validation_targets_with_other_columns_are_refused(data):
     X, _ = data
     with pytest.raises(ValueError, match="y_val has 1 columns, and y has 2"):
         regressor().fit(X, X[:, :2], X_val=X, y_val=X[:, 0])
@@ -133,7 +133,7 @@ def test_unreadable_samples_of_it_are_named():
         model.fit(X, y, X_val=[X[0], "nowhere.jpg"], y_val=["a", "b"])
 
 
-def test_its_words_may_be_others_than_those_of_training():
+def test_words_of_validation_texts_may_be_others_than_those_of_training():
     names = ["good", "bad", "film", "a", "fine", "poor"]
     vectors = load_word_vectors(dict(zip(names, np.eye(6, dtype=np.float32), strict=True)))
     model = FineTunedClassifier(vectors, trainable="all", max_epochs=2, random_state=0)

@@ -156,13 +156,13 @@ def test_a_model_loaded_in_inference_mode_predicts_and_is_trained_outside_of_it(
     "y",
     [NUMBERS, pytest.param(np.column_stack([NUMBERS, NUMBERS**2]), marks=pytest.mark.sweep)],
 )
-def test_regressors(model, y, tmp_path):
+def test_regressors_predict_the_same_after_loading(model, y, tmp_path):
     model = clone(model).fit(IMAGES, y)
     save(model, tmp_path / "model.skt")
     assert_same(model, load(tmp_path / "model.skt", modules=TINY), IMAGES)
 
 
-def test_several_labels_a_sample(tmp_path):
+def test_label_sets_are_predicted_the_same_after_loading(tmp_path):
     model = tune().fit(IMAGES, rng.integers(0, 2, (24, 4)))
     save(model, tmp_path / "model.skt")
     assert_same(model, load(tmp_path / "model.skt", modules=TINY), IMAGES)

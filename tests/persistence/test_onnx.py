@@ -212,7 +212,7 @@ def test_several_labels_a_sample(tmp_path):
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("n_targets", [1, 2])
-def test_numbers(n_targets, tmp_path):
+def test_graphs_of_regressors_predict_their_numbers(n_targets, tmp_path):
     y = 50 + 10 * np.random.default_rng(0).normal(size=(12, n_targets))
     y = y[:, 0] if n_targets == 1 else y
     rows = np.random.default_rng(1).normal(size=(12, 5))

@@ -299,7 +299,7 @@ def test_a_class_of_one_sample_among_others(colours):
 
 
 @pytest.mark.slow
-def test_many_classes():
+def test_a_blend_of_many_classes_predicts_all_of_them():
     X, y = blobs(400, 100)
     model = TransferClassifier(load_backbone(Vectors()), random_state=0).fit(X, y)
     assert model.predict_proba(X[:4]).shape == (4, 100)

@@ -49,7 +49,7 @@ def test_the_map_is_a_member_and_is_preferred(backbone, tmp_path):
     np.testing.assert_allclose(again.predict_proba(test), model.predict_proba(test))
 
 
-def test_it_counts_where_nothing_can_be_judged(backbone):
+def test_a_class_map_counts_where_nothing_can_be_judged(backbone):
     X, y = rows(40)
     some = [int(np.flatnonzero(y == label)[0]) for label in MAP]
     model = TransferClassifier(backbone, class_map=MAP, random_state=0).fit(X[some], y[some])
@@ -57,7 +57,7 @@ def test_it_counts_where_nothing_can_be_judged(backbone):
     assert weights["class_map"] == pytest.approx(0.5)
 
 
-def test_direct_uses_it(backbone):
+def test_direct_use_takes_the_class_map(backbone):
     X, y = rows(30)
     used = {"cold": ["a"], "warm": ["c"]}
     more = used | {"neither": ["b"]}  # a label that is not in y

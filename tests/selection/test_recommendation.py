@@ -116,7 +116,7 @@ def test_the_reasons_say_which_kind_is_taken_where_little_can_be_told():
     assert likely.strategy == "early" and "the likelier one is taken" in likely.reasons[0]
 
 
-def test_it_abstains_where_nothing_is_separated():
+def test_a_recommendation_abstains_where_nothing_is_separated():
     vague = _decided((0, 0), (0.1, 0.3))
     assert vague.strategy is None and "too little to tell: early and features" in vague.reasons[0]
     assert vague.chosen == "early"  # the best guess

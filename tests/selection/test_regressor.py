@@ -18,7 +18,7 @@ def friedman(n):
     return X.astype(np.float32), y
 
 
-def test_it_is_better_than_ridge_regression_on_the_last_features():
+def test_a_blend_of_numbers_is_better_than_ridge_regression_on_the_last_features():
     X, y = friedman(300)
     backbone = load_backbone(Vectors())
     model = TransferRegressor(backbone, random_state=0).fit(X[:200], y[:200])

@@ -184,7 +184,7 @@ def test_one_unlabelled_sample_one_class_and_a_second_fit(one_split):
 
 
 @pytest.mark.slow
-def test_it_is_pickled_and_repeatable(one_split):
+def test_a_fit_with_unlabelled_samples_is_pickled_and_repeatable(one_split):
     X, y = blobs(40)
     fitted = model().fit(X[:10], y[:10], X_unlabelled=X[10:])
     again = clone(fitted).fit(X[:10], y[:10], X_unlabelled=X[10:])

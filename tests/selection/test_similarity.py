@@ -43,7 +43,7 @@ def test_blurring_and_greying_out_lower_similarity_step_by_step(lite, photos):
 
 
 @pytest.mark.slow
-def test_it_is_the_same_again_and_for_any_order(lite, photos):
+def test_the_similarity_is_the_same_again_and_for_any_order(lite, photos):
     X = [*images(3), *photos]
     first = measure_similarity(lite, X)
     second = measure_similarity(lite, X[::-1])

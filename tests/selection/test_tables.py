@@ -450,7 +450,7 @@ def test_few_samples_weights_and_unlabelled_ones_are_taken():
     assert clone(model).fit(X, y, X_unlabelled=unlabelled).score(X, y) > 0.9
 
 
-def test_what_is_for_one_column_says_so(fitted, table, tmp_path):
+def test_functions_for_one_column_show_the_line_for_a_table(fitted, table, tmp_path):
     X, y = table
     line = (
         r"make_column_transformer\(\(PretrainedFeatureExtractor\('tinynet'\), \['photo'\]\), .*"

@@ -84,7 +84,7 @@ def test_a_tuned_network_is_in_the_blend_where_others_are_wrong(backbone, traine
 
 
 @pytest.mark.slow
-def test_it_is_trained_at_the_smallest_size(monkeypatch):
+def test_a_network_of_a_blend_is_trained_at_the_smallest_size(monkeypatch):
     monkeypatch.setitem(BLEND, "least_size", 1)
     monkeypatch.setitem(BLEND, "multiple", 2)
     stage, trained, _ = noted_stage()

@@ -30,7 +30,7 @@ def rows(n=20, d=40, seed=0):
 
 @pytest.mark.parametrize("d", [5, 40])
 @pytest.mark.parametrize("penalty", [1e-2, 1.0, 100.0])
-def test_it_is_ridge_regression(d, penalty):
+def test_ridge_regression_from_inner_products_is_that_of_scikit_learn(d, penalty):
     X, target, weight = rows(d=d)
     X_test = rows(7, d, seed=1)[0]
     expected = Ridge(penalty).fit(X, target, weight).predict(X_test)
@@ -115,7 +115,7 @@ def clusters(counts, centres, seed=0):
 TRIANGLE = [[0, 0, 0, 0], [3, 0, 0, 0], [0, 3, 1, 0]]
 
 
-def test_it_is_linear_discriminant_analysis():
+def test_discriminant_is_linear_discriminant_analysis():
     X, codes = clusters([30, 50, 20], TRIANGLE)
     scores, target, weight = fitted(X, codes)
     coef, intercept = discriminant(scores, target, weight)

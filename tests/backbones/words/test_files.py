@@ -460,7 +460,7 @@ def test_numbers_are_equal_with_and_without_pandas(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("n_numbers", [3, 60_000])
-def test_long_lines(tmp_path, n_numbers):
+def test_vectors_of_thousands_of_numbers_are_read(tmp_path, n_numbers):
     (tmp_path / "v.txt").write_text("a" + " 1" * n_numbers + "\nb" + " 2" * n_numbers + "\n")
     backbone = load_word_vectors(tmp_path / "v.txt")
     assert vectors_of(backbone, ["a", "b"]).tolist() == [[1.0] * n_numbers, [2.0] * n_numbers]

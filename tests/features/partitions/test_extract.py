@@ -73,7 +73,7 @@ def test_partitions_are_tables_that_other_libraries_read(source, tmp_path):
     np.testing.assert_allclose(load_features(tmp_path / "f")[0], expected)
 
 
-def test_half_precision(source, tmp_path):
+def test_half_precision_is_rounded_single_precision_and_another_recipe(source, tmp_path):
     run(tmp_path / "a", source)
     run(tmp_path / "b", source, dtype="float16")
     X, half = load_features(tmp_path / "a")[0], load_features(tmp_path / "b")[0]
