@@ -44,7 +44,7 @@ def test_a_size_that_is_asked_for_is_the_only_one(asked):
         load_backbone(tiny_vit(), preprocess=tiny_backbone().preprocess),
     ],
 )
-def test_networks_of_other_samples_than_images_have_one_size(backbone):
+def test_small_networks_and_those_of_other_samples_have_one_size(backbone):
     assert input_sizes(backbone, None) == (None,)
 
 
