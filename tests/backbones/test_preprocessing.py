@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as F
 from sktransfer.backbones import preprocessing
 from sktransfer.backbones.imagenet import imagenet_classes, imagenet_ids, unique_names
 from sktransfer.backbones.lite import StochasticDepth as OwnStochasticDepth
+from tests.new_process import run_in_new_process
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SHAPES = [(40, 60), (60, 40), (33, 33), (224, 7), (1, 90), (500, 333)]
@@ -36,14 +37,21 @@ def test_resized_images_are_those_of_torchvision(mode, dtype, shape, size):
         assert channels == 1 or made.stride() == expected.stride()
 
 
-def test_resize_without_fast_bytes(monkeypatch):
-    monkeypatch.setattr(preprocessing, "_has_fast_bytes", lambda: False)
-    monkeypatch.setattr(
-        "torchvision.transforms.v2.functional._geometry._do_native_uint8_resize_on_cpu",
-        lambda mode: mode != InterpolationMode.BILINEAR,
-    )
-    x = torch.from_numpy(image((60, 40), "uint8")).permute(2, 0, 1)
-    assert torch.equal(preprocessing.resize(x, [25], "bilinear"), F.resize(x, [25], antialias=True))
+def test_resized_images_are_those_of_torchvision_on_a_processor_without_fast_bytes():
+    code = """if True:
+        import platform
+        import torch
+
+        torch.backends.cpu.get_cpu_capability = lambda: "DEFAULT"
+        platform.machine = lambda: "x86_64"
+        from torchvision.transforms.v2 import functional as F
+        from sktransfer.backbones.preprocessing import resize
+
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randint(0, 256, (3, 60, 40), dtype=torch.uint8, generator=generator)
+        assert torch.equal(resize(x, [25], "bilinear"), F.resize(x, [25], antialias=True))
+    """
+    run_in_new_process(code)
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
