@@ -87,6 +87,9 @@ class NotedImages(ImageModality):
     def __init__(self):
         self.opened, self.threads = [], []
 
+    def __getstate__(self):  # of which keys of the store are made, too
+        return {}
+
     def open(self, sample):
         self.opened.append(sample)
         self.threads.append(threading.current_thread().name)

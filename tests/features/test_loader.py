@@ -166,13 +166,13 @@ def test_samples_are_opened_in_threads(n_jobs, n_loaders, monkeypatch):
 
 
 def test_the_network_runs_while_later_samples_are_opened():
-    noted, n_opened = NotedImages(), []
+    noted, is_fitted, n_opened = NotedImages(), [], []
 
     class Patient(torch.nn.Module):
         """Waits in its first batch, which has four samples, until the others are opened."""
 
         def forward(self, x):
-            if len(x) > 1:  # a condition, so that this is not traced
+            if len(x) > 1 and is_fitted:  # a condition, so that this is not traced
                 wait_for(lambda: len(noted.opened) >= 40)
                 n_opened.append(len(noted.opened))
             return x
@@ -180,6 +180,6 @@ def test_the_network_runs_while_later_samples_are_opened():
     network = torch.nn.Sequential(Patient(), *TinyNet())
     backbone = load_backbone(network, preprocess=TINY_SIZE, modality=noted)
     extractor = PretrainedFeatureExtractor(backbone, n_jobs=2).fit(images(5))
-    noted.opened.clear()
+    noted.opened.clear(), is_fitted.append(True)
     extractor.transform(images(40, (6, 6)))
     assert set(n_opened) == {40}
