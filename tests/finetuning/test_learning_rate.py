@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sktransfer import FineTunedClassifier, FineTunedRegressor, load_backbone
-from sktransfer.finetuning import learning_rate, training_length
+from sktransfer.finetuning import plan, training_length
 from sktransfer.finetuning.dataset import TrainingDataset
 from sktransfer.finetuning.trainable_stages import TrainableStages
 from tests.finetuning.conftest import network
@@ -144,9 +144,9 @@ def test_only_samples_much_like_those_of_the_weights_have_a_decay(similarity, lr
     for _ in range(30):
         middle = (near + far) / 2
         norm.running_mean.copy_(torch.from_numpy(X.mean(0) + middle))
-        is_nearer = learning_rate.similarity_of(module, dataset, cpu) > similarity
+        is_nearer = plan.similarity_of(module, dataset, cpu) > similarity
         near, far = (middle, far) if is_nearer else (near, middle)
-    rates = learning_rate.auto_rates(module, dataset, 0, cpu)
+    rates = plan.auto_rates(module, dataset, 0, cpu)
     assert rates == pytest.approx((lr, decay), rel=0.03)
 
 
