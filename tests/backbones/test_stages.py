@@ -57,6 +57,41 @@ def test_a_network_is_the_same_after_it_was_cut():
         torch.testing.assert_close(run_to(backbone, layers[-1], x), module(x))
 
 
+class Converted(nn.Module):
+    """A network that gives the outputs of its layers the type of its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        dtype = x.dtype
+        return self.second(self.first(x).to(dtype)).to(dtype)
+
+
+def test_the_type_of_an_activation_does_not_prevent_a_cut():
+    assert list_layers(Converted()) == ["to", "second", "to_"]
+
+
+# axes
+
+
+class Tokens(nn.Module):
+    """A map that becomes tokens, and tokens that become channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.mixer = nn.Conv2d(3, 4, 2, 2), nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        return self.mixer(x).transpose(1, 2)
+
+
+def test_a_flattened_map_is_no_layer_before_its_transposition():
+    assert list_layers(Tokens()) == ["patches", "transpose", "mixer", "transpose_"]
+
+
 # dropout called as a function
 
 
@@ -190,6 +225,13 @@ def test_a_value_needed_beside_the_heads_prevents_the_join():
     backbone = load_backbone(Gated())
     assert cut_of(backbone).head_input is None
     assert list_layers(backbone) == ["mul"]
+
+
+def test_inputs_of_last_modules_that_are_not_all_linear_are_not_joined():
+    network = TwoHeads((5, 3))
+    network.head_dist = nn.BatchNorm1d(3)
+    assert cut_of(load_backbone(network)).head_input is None
+    assert list_layers(network) == ["add", "truediv"]
 
 
 def test_one_head_named_by_its_source_gives_the_default_layer():

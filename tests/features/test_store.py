@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import joblib
@@ -17,9 +18,11 @@ import pytest
 from sklearn.base import clone
 
 import sktransfer
+from sktransfer import PretrainedFeatureExtractor, extract_to
 from sktransfer.features import block_folder
 from sktransfer.features.block_folder import BlockFolder
 from sktransfer.features.store import FeatureStore, as_store
+from tests.support import images, tiny_backbone
 
 ROW = 128 + 400  # bytes of a file with 100 float32
 
@@ -180,6 +183,27 @@ def test_a_folder_that_is_listed_is_not_listed_again_until_it_changes(store, mon
     assert store.get("recipe", [b"b"])[0][0] == 2
 
 
+def test_what_another_store_removed_is_not_searched_again(store, monkeypatch):
+    store.put("recipe", [b"a"], rows(1))
+    FeatureStore(store.location).clear()
+    os.utime(store.path, (0, 0))  # long ago
+    assert store.get("recipe", [b"a"]) == [None]
+    with monkeypatch.context() as m:
+        m.setattr(os, "listdir", lambda folder: pytest.fail("listed"))
+        assert store.get("recipe", [b"a"]) == [None]
+
+
+def test_rows_are_found_that_came_when_the_folder_was_listed(store):
+    other = FeatureStore(store.location)
+    other.put("recipe", [b"a"], rows(1))
+    changed = time.time_ns() + 10**9  # the clock of the file system is ahead
+    os.utime(store.path, ns=(changed, changed))
+    assert store.get("recipe", [b"b"]) == [None]
+    other.put("recipe", [b"b"], rows(2))
+    os.utime(store.path, ns=(changed, changed))  # as a coarse clock says
+    assert store.get("recipe", [b"b"])[0][0] == 2
+
+
 def test_a_folder_that_was_deleted_is_made_anew(store):
     store.put("recipe", [b"a"], rows(1))
     shutil.rmtree(store.location)
@@ -324,6 +348,12 @@ def test_a_row_with_a_flipped_bit_is_a_miss(store, place):
         assert reader.get("recipe", [b"a"])[0][0] == 3
 
 
+def test_a_file_whose_head_was_damaged_after_it_was_listed_is_a_miss(store):
+    store.put("recipe", [b"a"], rows(1))
+    file_of(store).write_bytes(b"x" + file_of(store).read_bytes()[1:])
+    assert store.get("recipe", [b"a"]) == [None]
+
+
 @pytest.mark.parametrize("damage", ["garbage", "middle", "shortened", "empty", "size of the head"])
 def test_a_damaged_file_is_a_miss_and_is_written_again(tmp_path, damage):
     digests = [i.to_bytes(4, "big") for i in range(400)]
@@ -382,6 +412,19 @@ def test_clear_removes_everything_and_gives_the_disk_back(store):
     assert (len(store), store.nbytes) == (0, 0)
     assert store.get("recipe", [bytes(4)]) == [None]
     assert list(store.path.iterdir()) == []
+
+
+def test_clear_removes_what_is_known_of_the_code_too(store):
+    (store.generations / "one").mkdir(parents=True)
+    store.clear()
+    assert not store.generations.exists()
+
+
+def test_rows_that_were_extracted_to_the_folder_are_found(tmp_path):
+    X, backbone = images(3), tiny_backbone()
+    extract_to(tmp_path, PretrainedFeatureExtractor(backbone), source=X)
+    PretrainedFeatureExtractor(backbone, memory=tmp_path).fit_transform(X)
+    assert len(FeatureStore(tmp_path)) == 0  # nothing was computed and put
 
 
 def test_what_was_computed_by_the_way_is_kept_too(store):

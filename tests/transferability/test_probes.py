@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from sktransfer.data import ClassTarget, IndicatorTarget, NumericTarget
+from sktransfer.transferability import fit_discriminant, indicators, probes
 from sktransfer.transferability.probes import (
     GlobalScaler,
     LinearProbe,
@@ -33,6 +35,26 @@ def test_the_probe_chooses_its_penalty_where_classes_suffice():
     mixed = np.random.default_rng(1).permutation(Y)
     assert LinearProbe(random_state=0).fit(TOLD, mixed).C_ == 0.01
     assert LinearProbe().fit(TOLD[::6], Y[::6]).C_ == 0.1
+
+
+def test_samples_without_weight_do_not_decide_on_the_penalty():
+    X, mixed = np.vstack([TOLD, TOLD]), np.random.default_rng(1).permutation(Y)
+    weight = np.repeat([1.0, 0.0], 60)
+    assert LinearProbe(random_state=0).fit(X, np.hstack([Y, mixed]), weight).C_ == 1.0
+    assert LinearProbe(random_state=0).fit(X, np.hstack([mixed, Y]), weight).C_ == 0.01
+
+
+@pytest.mark.parametrize("weight", [None, np.linspace(1, 3, 60)])
+@pytest.mark.parametrize(("Cs", "C"), [((0.01, 1.0), 0.1), ((2.0,), 2.0)])
+def test_the_probe_of_many_classes_is_discriminant_analysis(Cs, C, weight, monkeypatch):
+    monkeypatch.setattr(probes, "MANY_CLASSES", 2)
+    probe = LinearProbe(Cs).fit(NOISE, Y, weight)
+    Z = GlobalScaler().fit(NOISE, sample_weight=weight).transform(NOISE)
+    target = indicators(np.repeat([0, 1, 2], 20), 3)
+    weight = np.ones(60) if weight is None else weight
+    coef, intercept = fit_discriminant(Z, target, weight, 1 / C)
+    assert probe.C_ == C
+    np.testing.assert_allclose(probe.predict_proba(NOISE), softmax(Z @ coef + intercept, axis=1))
 
 
 def test_the_probe_takes_one_class():
@@ -137,6 +159,11 @@ def test_constant_features_have_no_scale(weight):
     scaler = GlobalScaler().fit(np.full((10, 3), 0.1), sample_weight=weight)
     assert scaler.scale_ == 1.0 and (scaler.mean_ == 0.1).all()
     assert scaler.transform(np.full((1, 3), 0.2)) == pytest.approx(0.1)
+
+
+def test_a_constant_feature_beside_others_is_scaled_to_zero():
+    X = np.column_stack([np.full(10, 0.1), np.arange(10.0)])
+    assert not GlobalScaler().fit_transform(X)[:, 0].any()
 
 
 @pytest.mark.parametrize("factor", [1, 1e-3])

@@ -61,6 +61,10 @@ def test_products_are_centred_and_of_mean_square_one():
     assert not inner_products(unit_rows(np.full((4, 3), 0.1))).any()
 
 
+def test_equal_rows_have_the_scale_zero():
+    assert scale_of(unit_rows(np.full((4, 3), 0.1))) == 0.0
+
+
 def test_the_mean_of_products_is_that_of_blocks_side_by_side():
     blocks = [unit_rows(rows(d=5)[0]), unit_rows(rows(d=30, seed=1)[0])]
     scaled = np.hstack([(b - b.mean(0)) * np.sqrt(scale_of(b)) for b in blocks])
