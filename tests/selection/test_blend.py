@@ -230,7 +230,7 @@ def test_a_sample_passes_once_at_each_size(colours, monkeypatch):
     assert any("6 + 10 + 20 pixels" in name for name in model.members_)
     shapes.clear()
     model.predict(colours[0][:5])
-    assert max(n_passed().values()) == 5
+    assert all(5 <= n < 10 for n in n_passed().values())
 
 
 @pytest.mark.parametrize("k", [2, 12])
