@@ -68,7 +68,7 @@ def convolutions(contestant: str, folder: Path) -> tuple:
 def preprocessing(contestant: str, folder: Path) -> tuple:
     start = time.perf_counter()
     if contestant == "own":
-        from sktransfer.backbones.preprocessing import center_crop, resize, scale
+        from sktransfer.backbones.preprocessing import ImagePreprocessing, center_crop, resize
     else:
         from torchvision.transforms.v2 import functional
     imported = time.perf_counter() - start
@@ -78,7 +78,8 @@ def preprocessing(contestant: str, folder: Path) -> tuple:
     image, mean, std = image.to(torch.uint8), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
     def own():
-        return scale(center_crop(resize(image, [256], "bilinear"), (224, 224)), mean, std)
+        cropped = center_crop(resize(image, [256], "bilinear"), (224, 224))
+        return ImagePreprocessing(256, 224, mean, std).scaled(cropped)
 
     def theirs():
         resized = functional.resize(image, [256], antialias=True)

@@ -20,9 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from ..data.disk import remove_abandoned
-from .blocks import Head, read_head, read_rows, write_block
+from .blocks import Head, read_head, read_rows, stacked, write_block
 from .key_index import KeyIndex
-from .output import stacked
 
 _NAME = re.compile(r"\d{20}-[0-9a-f]{8}\.rows")
 _NEW = ".new-"  # begins the name of a file that is being written

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -58,6 +58,16 @@ def write_block(path: str, keys: np.ndarray, values: np.ndarray) -> Head:
         file.write(_MARK + struct.pack("<QQ", size, xxhash.xxh3_64_intdigest(rest)) + rest)
         file.writelines(_as_bytes(part).data for part in parts)
     return Head(table, [_form(name) for name in forms])
+
+
+def stacked(values: list[Any], ragged: bool) -> np.ndarray:
+    """Make one array of rows; one of objects if they are ragged, that is, differ in length."""
+    if not ragged:
+        return np.stack(values)
+    table = np.empty(len(values), object)
+    for i, value in enumerate(values):
+        table[i] = value
+    return table
 
 
 def _parts(values: np.ndarray) -> list[np.ndarray]:

@@ -32,9 +32,10 @@ from threadpoolctl import ThreadpoolController
 from ..backbones import Backbone
 from ..data import Modality, UnreadableSamplesError, check_interrupt, progress
 from ..engines import Engine, keep_freed_memory, resolve_device
+from .blocks import stacked
 from .generations import CheckedStore
 from .key_index import KeyIndex, as_keys
-from .output import Output, empty_table, engine_for_outputs, stacked
+from .output import Output, empty_table, engine_for_outputs
 from .store import FeatureStore
 
 _BLOCK = 8  # samples that one task reads

@@ -321,16 +321,6 @@ def _megabytes(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:.1f} MB"
 
 
-def stacked(values: list[Any], ragged: bool) -> np.ndarray:
-    """Make one array of rows; one of objects if they are ragged, that is, differ in length."""
-    if not ragged:
-        return np.stack(values)
-    table = np.empty(len(values), object)
-    for i, value in enumerate(values):
-        table[i] = value
-    return table
-
-
 def check_outputs(outputs: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
     """Check that a network gives every sample numbers, and return them.
 

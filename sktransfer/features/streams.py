@@ -13,8 +13,9 @@ import torch
 
 from ..backbones import Backbone, ImagePreprocessing, ProcessorPreprocessing
 from ..engines import resolve_device
+from .blocks import stacked
 from .compute import Loader, SampleError, count_loaders, unreadable_samples
-from .output import Output, engine_for_outputs, stacked
+from .output import Output, engine_for_outputs
 
 
 class Stream:
