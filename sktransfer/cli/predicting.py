@@ -59,9 +59,10 @@ def predict_samples(
 
     The network runs once, unless an estimator of its own decides on probabilities without a step
     for its features. Samples of a table are a dictionary for each row. With ``refuse_unreadable``,
-    a cell that cannot be read is an ``UnreadableSamplesError`` even if the estimator has
-    ``on_error="mean"``; a cell that is missing is none then.
+    what cannot be read is an ``UnreadableSamplesError`` even if the estimator has
+    ``on_error="nan"`` or "mean"; a cell that is missing is none with "mean".
     """
+    network = network.raising() if refuse_unreadable else network
     X = network.samples(as_X(network, samples))
     if refuse_unreadable and network.reads_table:
         checked: Any = checked_samples(network.step, X)

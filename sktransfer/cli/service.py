@@ -63,9 +63,9 @@ def make_service(
     scripts. ``POST /predict`` takes an image as the file ``file`` of a form, or ``{"text": ...}``,
     or the cells of a row by column, of which images are data URIs, and returns JSON.
     ``GET /health`` tells what is served, and ``GET /openapi.json`` describes the service. A sample
-    that cannot be read has the status 422, with ``on_error="mean"`` too, which fills cells that are
-    missing; a request that is too large has the status 413. Requests never name files of the
-    server.
+    that cannot be read has the status 422, with ``on_error="nan"`` and "mean" too; "mean" fills
+    cells that are missing. A request that is too large has the status 413. Requests never name
+    files of the server.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def make_service(
 
     def predict(sample: Any) -> Answer:
         try:
-            # Who sends a damaged image shall know, and not get what the mean image would get.
+            # Who sends a damaged image shall know, and not get the answer for a mean or no image.
             predicted = predict_samples(network, [sample], refuse_unreadable=True)
             return _as_json(predicted[0])
         except UnreadableSamplesError as error:

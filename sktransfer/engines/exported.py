@@ -228,7 +228,9 @@ def retry_with_plain_attention(
         noted = _NotedAttention()
         with contextlib.suppress(Exception), torch.no_grad(), noted:
             module(*(x.clone() for x in inputs))
-        if noted.n_calls:
+        # torch's own layers compute attention without calling the function.
+        own = any(isinstance(part, nn.MultiheadAttention) for part in module.modules())
+        if noted.n_calls or own:
             with contextlib.suppress(Exception), _PlainAttention():
                 return convert()
         raise

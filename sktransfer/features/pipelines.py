@@ -148,6 +148,12 @@ class NetworkStep:
             model = shallow_copy(self.around, estimator_=model)
         return model, X
 
+    def raising(self) -> NetworkStep:
+        """Return this step with ``on_error="raise"``, if it has ``on_error="nan"``."""
+        if getattr(self.step, "on_error", None) != "nan":
+            return self
+        return dataclasses.replace(self, step=shallow_copy(self.step, on_error="raise"))
+
     def check(self, X: Any) -> Any:
         """Return the input of the step as a list, an array or a table of samples, none opened."""
         samples = self.samples(X)

@@ -13,7 +13,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from .._compat.sklearn import StrOptions, with_callbacks
+from .._compat.sklearn import StrOptions, end_fit, with_callbacks
 from ..backbones import Backbone, stages_of
 from ..data import (
     IndicatorTarget,
@@ -476,6 +476,7 @@ default="efficientnet_lite0"
         # A label that this fit removed loses its row, which is new if the label comes back.
         self._seen = (self._seen | seen) & set(classes) if continues else seen
         self._keep(plain, target, weight)
+        end_fit(self)
 
     def _find_target(self, samples, y, labels, continues: bool) -> np.ndarray:
         """Set the target of this fit and return the checked y."""

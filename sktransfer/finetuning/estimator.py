@@ -20,7 +20,6 @@ from .._compat.sklearn import (
     Interval,
     StrOptions,
     begin_fit,
-    end_fit,
     fit_context,
     validate_parameters,
 )
@@ -220,6 +219,9 @@ class TunedEstimator(BackboneEstimator):
     ) -> np.ndarray | Stream:
         """Train on samples and their encoded targets.
 
+        scikit-learn's callbacks are told of the begin. Who calls this tells them of the end, when
+        the estimator is complete.
+
         Parameters
         ----------
         samples : sequence
@@ -304,7 +306,6 @@ class TunedEstimator(BackboneEstimator):
                 for view in valid.views if valid is not None else ():
                     if isinstance(view, Activations):
                         view.forget()
-        end_fit(self)
         return plain
 
     def _check_validation(self, X_val, y_val) -> Validation | None:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from .._compat.sklearn import with_callbacks
+from .._compat.sklearn import end_fit, with_callbacks
 from ..data import NumericTarget, check_numbers, check_weights, column_names
 from ..data.types import RandomState, Samples, Targets
 from ..features import all_or_nothing
@@ -255,6 +255,7 @@ default="efficientnet_lite0"
         validation = self._check_validation(X_val, y_val)
         encoded = self._target.encode(y)
         self._fit_rows(samples, encoded, weight, module, validation=validation)
+        end_fit(self)
         return self
 
     def predict(self, X: Samples) -> np.ndarray:

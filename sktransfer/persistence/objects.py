@@ -537,7 +537,8 @@ def _parts(item: Any, place: str) -> Iterator[tuple[str, Any]]:
         yield from ((f"a key of {place}", key) for key in item)
         named = item.items()
     elif isinstance(item, functools.partial):
-        named = {"func": item.func, "args": item.args, "keywords": item.keywords}.items()
+        given = {"func": item.func, "args": item.args, "keywords": item.keywords}
+        named = (given | vars(item)).items()
     elif isinstance(item, list | tuple | set | frozenset):
         named = enumerate(item)
     for name, part in named:

@@ -52,8 +52,8 @@ def temperature(
     Raises
     ------
     ValueError
-        If lengths differ, values of ``y`` are no columns, or logits of a sample are NaN, plus
-        infinity, or minus infinity for all classes.
+        If logits are no table, lengths differ, values of ``y`` are no columns, or logits of a
+        sample are NaN, plus infinity, or minus infinity for all classes.
 
     Notes
     -----
@@ -72,6 +72,10 @@ def temperature(
     8.2
     """
     logits = np.asarray(logits, np.float64)
+    if logits.ndim != 2 or not logits.size:
+        raise ValueError(
+            f"logits must have the shape (n_samples, n_classes), and have {logits.shape}."
+        )
     codes = _check_codes(y, *logits.shape)
     weight = check_weights(sample_weight, len(codes))
     # The largest logit of a sample must be a number; others may be minus infinity.

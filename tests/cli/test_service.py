@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.multioutput import MultiOutputClassifier
@@ -238,6 +239,21 @@ def test_a_damaged_image_is_refused_by_a_model_that_fills_what_is_missing(monkey
     assert filled.status_code == empty_page.status_code == 200
     found = [filled.json()["probabilities"][name] for name in model.classes_]
     np.testing.assert_allclose(found, model.predict_proba(without)[0], atol=1e-5)
+
+
+def test_a_damaged_image_is_refused_by_a_model_that_has_nan_for_it():
+    features = PretrainedFeatureExtractor(tiny_backbone(), on_error="nan")
+    model = make_pipeline(features, SimpleImputer(), LogisticRegression()).fit(X, Y)
+    with TestClient(make_service(model, explain=False)) as client:
+        answers = [
+            client.post(path, files={"file": ("a.png", data)})
+            for path in ("/predict", "/")
+            for data in (encode(X[0])[:60], b"no image")
+        ]
+        whole = client.post("/predict", files={"file": ("a.png", encode(X[0]))})
+    assert [answer.status_code for answer in answers] == [422] * 4
+    assert all("The sample cannot be read" in answer.text for answer in answers)
+    assert whole.status_code == 200
 
 
 def test_the_page_has_a_field_for_each_column(of_rows):

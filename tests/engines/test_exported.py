@@ -569,16 +569,25 @@ class Attention(nn.Module):
         )
 
 
-@pytest.mark.parametrize("has_attention", [True, False])
+SAMPLE = torch.ones(1, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("module", "has_attention"),
+    [
+        (Attention(SAMPLE, SAMPLE, {}), True),
+        (nn.TransformerEncoderLayer(8, 2, batch_first=True).eval(), True),
+        (nn.ReLU(), False),
+    ],
+)
 def test_the_error_of_the_first_attempt_is_told_and_there_is_a_second_for_attention_alone(
-    has_attention,
+    module, has_attention
 ):
-    x = torch.ones(1, 2, 4, 8)
-    module, messages = Attention(x, x, {}) if has_attention else nn.ReLU(), ["second", "first"]
+    messages = ["second", "first"]
 
     def fail():
         raise ValueError(messages.pop())
 
     with pytest.raises(ValueError, match="first"):
-        retry_with_plain_attention(fail, module, (x,))
+        retry_with_plain_attention(fail, module, (SAMPLE,))
     assert messages == ([] if has_attention else ["second"])

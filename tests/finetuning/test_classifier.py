@@ -350,6 +350,28 @@ def test_a_progress_bar_of_scikit_learn_counts_epochs(data, capsys):
     assert "FineTunedClassifier" in capsys.readouterr().out
 
 
+def test_callbacks_of_scikit_learn_get_a_complete_classifier_at_the_end_of_fit(data):
+    pytest.importorskip("sklearn.callback")
+    rows = []
+
+    class Noted:
+        def setup(self, estimator, context): ...
+
+        def teardown(self, estimator, context): ...
+
+        def on_fit_task_begin(self, estimator, context): ...
+
+        def on_fit_task_end(self, estimator, context):
+            if context.parent is None:
+                rows.append(set(estimator.to_backbone().label_rows))
+
+    X, y = data
+    model = FineTunedClassifier(load_backbone(network()), max_epochs=1).set_callbacks(Noted())
+    fewer = y != y[0]
+    model.fit(X[fewer], y[fewer]).fit(X, y)
+    assert rows == [set(y[fewer]), set(y)]
+
+
 def test_warm_start_goes_on(data):
     settings = {"net_params": SGD, "lr": 0.01, "head_init": "random", "random_state": 0}
     settings["max_epochs"] = 8

@@ -529,6 +529,10 @@ def test_a_function_in_a_partial_that_no_process_can_import_is_refused_by_its_pl
                 save(make_pipeline(FunctionTransformer(given), features()), tmp_path / "model.skt")
         with pytest.raises(TypeError, match=rf"PretrainedFeatureExtractor.pooling.args.0, {named}"):
             save(features(pooling=functools.partial(flipped, function)), tmp_path / "model.skt")
+    noted = functools.partial(flipped)
+    noted.note = local
+    with pytest.raises(TypeError, match=r"hold Pipeline.steps.0.1.func.note, the function"):
+        save(make_pipeline(FunctionTransformer(noted), features()), tmp_path / "model.skt")
     assert not list(tmp_path.iterdir())
 
 

@@ -58,6 +58,12 @@ def test_logits_without_a_softmax_are_named_by_their_sample(wrong):
         temperature(logits, [0, 1, 0, 1, 0])
 
 
+@pytest.mark.parametrize("logits", [[0.1, 0.2], np.zeros((6, 0)), np.zeros((0, 2))])
+def test_logits_are_a_table(logits):
+    with pytest.raises(ValueError, match=r"logits must have the shape \(n_samples, n_classes\)"):
+        temperature(logits, [0, 1])
+
+
 @pytest.mark.parametrize("y", [[0, 3], [-1, 0], ["a", "b"], [0, 1, 1], [0.5, 1.0]])
 def test_columns_are_checked(y):
     with pytest.raises(ValueError, match="y"):
