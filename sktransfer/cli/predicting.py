@@ -60,7 +60,7 @@ def predict_samples(
     The network runs once, unless an estimator of its own decides on probabilities without a step
     for its features. Samples of a table are a dictionary for each row. With ``refuse_unreadable``,
     what cannot be read is an ``UnreadableSamplesError`` even if the estimator has
-    ``on_error="nan"`` or "mean"; a cell that is missing is none with "mean".
+    ``on_error="nan"`` or "mean"; "mean" still fills cells that are missing.
     """
     network = network.raising() if refuse_unreadable else network
     X = network.samples(as_X(network, samples))

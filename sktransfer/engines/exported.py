@@ -218,9 +218,9 @@ def retry_with_plain_attention(
     """Convert a network; if that fails, try again with attention as matrix products.
 
     The result of ``scaled_dot_product_attention`` may have another memory layout in torch than in a
-    graph, where it is divided into operators. Swin, BEiT and T5 fail because of that. A network
-    without attention, which is run after a failure with these inputs, is tried once. If both fail,
-    the error of the first attempt is raised.
+    graph, where it is divided into operators. Swin, BEiT and T5 fail because of that. After a
+    failure, the network is run with these inputs to see whether it has attention; if not, there is
+    no second attempt. The error is always that of the first one.
     """
     try:
         return convert()
